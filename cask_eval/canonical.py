@@ -1,0 +1,108 @@
+"""One byte string per value (RFC 8785), and the digests built on it.
+
+Digests are written ``sha256:<hex>``. Floats are refused: a number that decides something is a decimal
+string or an integer, so that no platform can print it another way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+ZERO = "sha256:" + "0" * 64
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 (JCS) bytes of `value`. Raises ValueError on floats, lone surrogates and integers beyond 2**53."""
+    _refuse_floats(value, "$")
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ValueError(f"not canonical JSON: {error}") from error
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical bytes."""
+    return digest_bytes(canonical(value))
+
+
+def digest_bytes(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in blocks (weights are large)."""
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            h.update(block)
+    return "sha256:" + h.hexdigest()
+
+
+def digest_text(data: bytes) -> str:
+    """SHA-256 of text with CRLF read as LF: the same checkout on any platform has the same digest."""
+    return digest_bytes(data.replace(b"\r\n", b"\n"))
+
+
+def digest_tree(root: Path, suffixes: Sequence[str] = (".py",)) -> str:
+    """Digest of a source tree: sorted POSIX paths with their text digests; caches and other files are left out."""
+    files = sorted(
+        p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes and "__pycache__" not in p.parts
+    )
+    return digest({p.relative_to(root).as_posix(): digest_text(p.read_bytes()) for p in files})
+
+
+def merkle_root(leaves: Iterable[bytes]) -> str:
+    """Merkle tree hash of RFC 6962 §2.1: leaves and nodes hashed under different prefixes, so neither passes for
+    the other."""
+    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    if not level:
+        return "sha256:" + hashlib.sha256(b"").hexdigest()
+
+    # RFC 6962 splits at the largest power of two below n; pairing neighbours and promoting an odd last node
+    # builds the same tree without recursion.
+    while len(level) > 1:
+        paired = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2])]
+        level = paired + level[len(paired) * 2 :]
+    return "sha256:" + level[0].hex()
+
+
+def loads(data: str | bytes) -> Any:
+    """JSON with the loopholes shut: duplicate keys, NaN and Infinity, floats and deep nesting raise ValueError."""
+    try:
+        return json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_no_floats)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise ValueError(f"duplicate key {twice!r}")
+    return out
+
+
+def _no_constants(token: str) -> Any:
+    raise ValueError(f"{token} is not a JSON number")
+
+
+def _no_floats(token: str) -> Any:
+    raise ValueError(f"{token}: numbers that decide are integers or decimal strings")
+
+
+def _refuse_floats(value: Any, where: str) -> None:
+    if isinstance(value, float):
+        raise ValueError(f"{where} is the float {value!r}; write a decimal string")
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _refuse_floats(v, f"{where}.{k}")
+    elif isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            _refuse_floats(v, f"{where}[{i}]")

@@ -1,0 +1,113 @@
+"""The analysis document: everything the decision rests on, as the report prints it and `verify` derives again.
+
+Counts are integers, exact ratios are fractions "p/q", other numbers are decimal strings with nine significant
+digits (`number`), so that the document has one digest on every platform.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cask_eval.protocol.model import Strict
+
+Outcome = Literal["positive", "negative", "null", "void"]
+
+
+def number(value: float) -> str:
+    """A float as the document writes it: nine significant digits. Raises ValueError on NaN or infinity."""
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{value} cannot be a result")
+    return format(float(value) + 0.0, ".9g")
+
+
+class ArmResult(Strict):
+    """One arm in one cell. `correct` counts right samples out of `trials` expected ones; missing, failed and
+    truncated-without-answer trials are wrong. Caches are entries per layer and KV head."""
+
+    preset: str
+    params: dict[str, str | int | bool]
+    budget: int
+    trials: int
+    correct: int
+    missing: int
+    failed: int
+    truncated: int
+    accuracy: str
+    mean_cache: str
+    pooled_cache: str
+    peak_cache: str
+    kept_min: int | None
+    kept_max: int | None
+    active: str
+    mean_output_tokens: str
+
+
+class Interval(Strict):
+    level: str
+    low: str
+    high: str
+
+
+class MatchedResult(Strict):
+    """`verdict` says how the caches compare; `reasons` holds one line per fault. `favours` is empty when matched."""
+
+    verdict: Literal["matched", "tolerated", "void"]
+    ratio: str
+    interval: Interval
+    reasons: list[str]
+
+
+class Flip(Strict):
+    """A problem on which the arms differ: right samples of each."""
+
+    problem: str
+    baseline: int
+    candidate: int
+
+
+class CellResult(Strict):
+    """Candidate against baseline in one cell. `p` holds every test by procedure name; `p_registered` is the protocol's,
+    `p_adjusted` after the registered correction over all registered cells, `p_veto` the one-sided p for harm."""
+
+    cell: str
+    model: str
+    budget: int
+    n: int
+    samples: int
+    wins: int
+    losses: int
+    ties: int
+    difference: str
+    standard_error: str
+    interval: Interval
+    interval_adjusted: Interval
+    p: dict[str, str]
+    p_registered: str
+    p_adjusted: str
+    p_veto: str
+    matched: MatchedResult
+    outcome: Outcome
+    arms: dict[str, ArmResult]
+    flips: list[Flip]
+
+
+class AnalysisDocument(Strict):
+    """The whole result. `label` is ``confirmatory`` only for an unamended, one-shot study."""
+
+    analysis: Literal["cask-eval/analysis/1"] = "cask-eval/analysis/1"
+    study: str
+    hypothesis: str
+    registration: str
+    label: Literal["confirmatory", "exploratory"]
+    procedure: str
+    alternative: str
+    alpha: str
+    correction: str
+    family: int
+    cells: list[CellResult]
+    positive_cells: int
+    negative_cells: int
+    void_cells: int
+    branch: str
+    decision: str
+    notes: list[str]

@@ -1,0 +1,161 @@
+"""A method is a composition: scorer → selector, under a schedule, with protected entries.
+
+A preset is a frozen dataclass that derives from `Method`; its fields are its parameters. Field names that are
+Python keywords carry a trailing underscore, which users never see (``lambda_`` is ``lambda``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cask_eval.engine.contract import Entries, Geometry, Scorer, Selector
+from cask_eval.errors import MethodError
+from cask_eval.residency import Schedule
+
+
+def param(default: Any, doc: str, *, source: str = "", choices: tuple = (), low: float | None = None,
+          null: Any = dataclasses.MISSING) -> Any:
+    """A documented parameter of a preset. `source` says where the default comes from; `null` is the setting that
+    reproduces the reference bit for bit."""
+    meta = {"doc": doc, "source": source, "choices": choices, "low": low}
+    if null is not dataclasses.MISSING:
+        meta["null"] = null
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of every preset. Subclasses give `scorer()` and `selector()`, and may override `schedule()`.
+
+    summary: one line. paper: link. deviations: where and why it departs from the published code.
+    reference: the preset that the null setting reproduces, if any.
+    """
+
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    reference: ClassVar[str | None] = None
+    calibrated: ClassVar[bool] = False
+
+    @classmethod
+    def make(cls, preset: str, params: dict[str, Any]) -> Method:
+        """A preset from protocol parameters (decimal strings, ints, bools, words). Raises MethodError naming the
+        parameter, the value and what is allowed."""
+        known = cls.parameters()
+        for name in params:
+            if name not in known:
+                raise MethodError(f"{preset}: unknown parameter {name!r}; it has {', '.join(known) or 'none'}")
+        made = cls(**{known[k].name: _typed(preset, k, known[k], v) for k, v in params.items()})
+        made.validate(preset)
+        return made
+
+    @classmethod
+    def parameters(cls) -> dict[str, dataclasses.Field]:
+        return {f.name.rstrip("_"): f for f in dataclasses.fields(cls)}
+
+    def validate(self, preset: str) -> None:
+        """Cross-parameter checks; raises MethodError."""
+
+    def schedule(self, budget: int) -> Schedule:
+        raise NotImplementedError
+
+    def scorer(self) -> Scorer:
+        raise NotImplementedError
+
+    def selector(self) -> Selector:
+        raise NotImplementedError
+
+    def protected(self, entries: Entries) -> Tensor:
+        """[L, R, H, n] bool: entries that an event must keep."""
+        return torch.zeros_like(entries.positions, dtype=torch.bool)
+
+    def protected_count(self, prompt_tokens: int) -> int:
+        """How many entries `protected` marks at most, for the check that they fit the budget."""
+        return 0
+
+    def check(self, prompt_tokens: int, budget: int) -> None:
+        """Refuse a prompt that the budget cannot hold, before anything runs."""
+        schedule = self.schedule(budget)
+        target, floor = schedule.target(prompt_tokens), self.protected_count(prompt_tokens)
+        if schedule.trigger != "never" and floor >= target:
+            raise MethodError(
+                f"budget {budget} leaves {target} entries per head after an event, but {floor} are protected "
+                f"(prompt of {prompt_tokens} tokens, prompt policy {schedule.prompt!r}); nothing generated could "
+                f"be kept. Raise the budget above {floor}, or set the parameter prompt to 'outside' or 'compete'"
+            )
+
+    def bind(self, geometry: Geometry, calibration: str | None) -> Policy:
+        """The method on one model. `calibration` is a statistics file, for methods that need one."""
+        scorer = self.scorer()
+        if self.calibrated:
+            if calibration is None:
+                raise MethodError("this method needs calibration statistics, and the model has none; run "
+                                  "`cask-eval calibrate` and give models[].calibration")
+            scorer = scorer.bind(geometry, calibration)
+        return Policy(self, scorer, self.selector())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A method bound to a model: decides what an event keeps."""
+
+    method: Method
+    scorer: Scorer
+    selector: Selector
+
+    def keep(self, entries: Entries, target: int) -> Tensor:
+        """Physical indices [L, R, H, target] to keep, ascending. Raises FloatingPointError on NaN scores."""
+        positions = entries.positions
+        protected = self.method.protected(entries)
+        scores = self.scorer.score(entries, ~protected).float()
+        if torch.isnan(scores).any():
+            raise FloatingPointError(f"{type(self.scorer).__name__} produced NaN scores")
+        # A decision shared over layers or heads has one set of candidates, so protection must agree over them.
+        candidates = _shared(~protected, scores.shape)
+        floor = (~candidates).sum(-1)
+        if int(floor.min()) != int(floor.max()):
+            raise MethodError("sequences that compress together must protect equally many entries")
+        quota = target - int(floor.max())
+        picked = self.selector.select(scores, candidates, quota, entries)
+        mask = (~candidates).scatter(-1, picked, True)
+        kept = mask.nonzero(as_tuple=True)[-1].view(*mask.shape[:-1], target)
+        return kept.expand(*positions.shape[:-1], target)
+
+
+def _shared(mask: Tensor, shape: torch.Size) -> Tensor:
+    for axis in (0, 2):
+        if shape[axis] == 1 and mask.shape[axis] > 1:
+            first = mask.narrow(axis, 0, 1)
+            if not bool((mask == first).all()):
+                raise MethodError("a shared decision needs the same protected entries in every layer and head")
+            mask = first
+    return mask
+
+
+def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
+    kind = field.type if isinstance(field.type, str) else field.type.__name__
+    where = f"{preset}: parameter {name}"
+    if kind == "float":
+        try:
+            value = float(Decimal(str(value)))
+        except InvalidOperation:
+            raise MethodError(f"{where} is {value!r}; write a decimal in quotes, such as \"0.5\"") from None
+    elif kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise MethodError(f"{where} is {value!r}; write a whole number without quotes")
+    elif kind == "bool" and not isinstance(value, bool):
+        raise MethodError(f"{where} is {value!r}; write true or false")
+    elif kind == "str" and not isinstance(value, str):
+        raise MethodError(f"{where} is {value!r}; write a word")
+    choices, low = field.metadata.get("choices"), field.metadata.get("low")
+    if choices and value not in choices:
+        raise MethodError(f"{where} is {value!r}; use one of {', '.join(map(str, choices))}")
+    if low is not None and value < low:
+        raise MethodError(f"{where} is {value!r}; it must be at least {low}")
+    return value
+

@@ -1,0 +1,85 @@
+"""The record: what one trial left behind. Data only.
+
+A record holds nothing that depends on when, where or beside what the trial ran, so a resumed or distributed
+run leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cask_eval.protocol.model import Strict
+from cask_eval.residency import Residency
+from cask_eval.splits.model import Digest
+
+Count = Annotated[int, Field(ge=0)]
+
+# Closed: a status that is not here cannot be recorded. Only `finished` and `truncated` can be right.
+Status = Literal["finished", "truncated", "failed"]
+
+
+class Failure(Strict):
+    """Why a trial has no output. `infrastructure` faults may be retried; `method` faults are results."""
+
+    kind: Literal["infrastructure", "method"]
+    error: str
+    message: str
+
+
+class ResidencyRecord(Strict):
+    """`cask_eval.residency.Residency` as stored."""
+
+    layers: Count
+    kv_heads: Count
+    entry_bytes: Count
+    prompt_tokens: Count
+    steps: Count
+    events: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
+    entries: Count
+    payload_bytes: Count
+    aux_bytes: Count
+    peak_entries: Count
+
+    def account(self) -> Residency:
+        return Residency.from_json(self.model_dump())
+
+
+class GradeRecord(Strict):
+    """The grader's verdict. `how` is how the answer was found; `grader` is name and version."""
+
+    correct: bool
+    extracted: str | None
+    how: str
+    grader: str
+
+
+class Record(Strict):
+    """One trial. The key is (phase, cell, arm, config, problem, sample)."""
+
+    record: Literal["cask-eval/record/1"] = "cask-eval/record/1"
+    study: str
+    registration: Digest
+    phase: Literal["dev", "heldout"]
+    cell: str
+    arm: str
+    config: str = Field(default="", description="dev only: the tuned values, as `name=value,…`")
+    problem: str
+    problem_digest: Digest
+    sample: Count
+    seed: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    status: Status
+    failure: Failure | None = None
+    prompt_tokens: Count
+    output_tokens: Count
+    output: str
+    output_ids: Annotated[list[Count], Field(description="token ids, so that a trial can be executed again")]
+    grade: GradeRecord
+    residency: ResidencyRecord | None
+    kept_min: Count | None = Field(default=None, description="fewest entries any head held after any event")
+    kept_max: Count | None = Field(default=None, description="most entries any head held after any event")
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str, int]:
+        return (self.phase, self.cell, self.arm, self.config, self.problem, self.sample)
