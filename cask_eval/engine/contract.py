@@ -7,7 +7,7 @@ G query heads per KV head, F = D/2 rotary frequencies.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,8 +45,9 @@ class Entries:
     """The resident entries of R sequences just before an event.
 
     keys, values: [L, R, H, n, D]; keys are rotated at their logical positions. positions: [L, R, H, n] int64
-    logical positions, ascending along n. prompt_tokens, length, seeds, events: [R] int64: prompt length, tokens
-    processed so far (the next logical position), the trial's random key, and how many events the trial has had.
+    logical positions, ascending along n, then -1 where a shorter sequence or head has no entry. prompt_tokens,
+    length, seeds, events: [R] int64: prompt length, tokens processed so far (the next logical position), the
+    trial's random key, and how many events the trial has had.
     """
 
     keys: Tensor
@@ -63,25 +64,24 @@ class Scorer(Protocol):
     """How much is each resident entry worth?"""
 
     def score(self, entries: Entries, candidates: Tensor) -> Tensor:
-        """Scores [L or 1, R, H or 1, n], fp32, higher is kept. A leading or head axis of size 1 says that the
-        decision is shared over layers or heads. `candidates` [L, R, H, n] bool marks the entries that compete."""
+        """Scores [L or 1, R, H or 1, n], fp32, higher is kept. A layer or head axis of size 1 says that the
+        decision is shared over layers or heads. `candidates` [L, R, H, n] bool marks the entries that compete;
+        what stands elsewhere is ignored, but must not be NaN."""
         ...
 
 
 class Selector(Protocol):
     """Which set do we keep, given scores?"""
 
-    def select(self, scores: Tensor, candidates: Tensor, quota: int, entries: Entries) -> Tensor:
-        """Physical indices [*scores.shape[:-1], quota] of the kept candidates, in the order they were picked.
-        `candidates` has the shape of `scores`, and every row has at least `quota` of them."""
+    def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries) -> Tensor:
+        """Mask [L or 1, R, H or 1, n] bool, a subset of `candidates` (same shape as `scores`) with exactly
+        `quota` [L or 1, R, H or 1] entries a row. No row's quota exceeds its candidates."""
         ...
 
 
 class CalibratedScorer(Scorer, Protocol):
     """A scorer that needs statistics measured on the model beforehand."""
 
-    calibrated: ClassVar[bool] = True
-
-    def bind(self, geometry: Geometry, calibration: str | None) -> Scorer:
-        """The scorer with its statistics loaded and checked against the model. Raises MethodError."""
+    def bind(self, geometry: Geometry, calibration: str) -> Scorer:
+        """The scorer with its statistics loaded from a file and checked against the model. Raises MethodError."""
         ...

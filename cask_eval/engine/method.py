@@ -109,23 +109,21 @@ class Policy:
     scorer: Scorer
     selector: Selector
 
-    def keep(self, entries: Entries, target: int) -> Tensor:
-        """Physical indices [L, R, H, target] to keep, ascending. Raises FloatingPointError on NaN scores."""
-        positions = entries.positions
-        protected = self.method.protected(entries)
-        scores = self.scorer.score(entries, ~protected).float()
+    def keep(self, entries: Entries, target: Tensor) -> Tensor:
+        """Mask [L, R, H, n] of the entries an event keeps: exactly `target` [R] in every layer and head.
+        Raises FloatingPointError on NaN scores."""
+        resident = entries.positions >= 0
+        protected = self.method.protected(entries) & resident
+        scores = self.scorer.score(entries, resident & ~protected).float()
         if torch.isnan(scores).any():
-            raise FloatingPointError(f"{type(self.scorer).__name__} produced NaN scores")
-        # A decision shared over layers or heads has one set of candidates, so protection must agree over them.
-        candidates = _shared(~protected, scores.shape)
-        floor = (~candidates).sum(-1)
-        if int(floor.min()) != int(floor.max()):
-            raise MethodError("sequences that compress together must protect equally many entries")
-        quota = target - int(floor.max())
+            raise FloatingPointError(f"{type(self.scorer).__name__} produced NaN scores; the event is refused")
+        # A decision shared over layers or heads needs the same candidates and the same protection in all of them.
+        candidates, protected = _shared(resident & ~protected, scores.shape), _shared(protected, scores.shape)
+        quota = target[None, :, None] - protected.sum(-1)
+        if bool((quota < 0).any()) or bool((quota > candidates.sum(-1)).any()):
+            raise MethodError("an event cannot keep its target: too many entries are protected or too few resident")
         picked = self.selector.select(scores, candidates, quota, entries)
-        mask = (~candidates).scatter(-1, picked, True)
-        kept = mask.nonzero(as_tuple=True)[-1].view(*mask.shape[:-1], target)
-        return kept.expand(*positions.shape[:-1], target)
+        return (picked | protected).expand(*entries.positions.shape)
 
 
 def _shared(mask: Tensor, shape: torch.Size) -> Tensor:
