@@ -1,0 +1,75 @@
+"""The tuning rule: which configuration of the candidate the dev split chooses. Pure, so that `tune` and `verify`
+run the same lines.
+
+Rule ``max_mean_accuracy``: a configuration's score is its mean dev accuracy, an exact fraction; a trial without a
+record counts as wrong. With scope ``all_cells`` one configuration wins for all cells by its mean over the cells;
+with ``per_cell`` each cell has its own winner. Highest score wins, ties go by `ties`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+
+from cask_eval.protocol.model import Protocol
+from cask_eval.records.model import Record
+
+Scores = dict[str, dict[str, Fraction]]
+
+
+def grid(protocol: Protocol) -> dict[str, dict[str, str | int | bool]]:
+    """Configuration name → tuned values, in the declared order (last parameter fastest). Nothing to tune: {"": {}}."""
+    tune = protocol.candidate.tune
+    rows = (dict(zip(tune, values, strict=True)) for values in itertools.product(*tune.values()))
+    return {",".join(f"{k}={_text(v)}" for k, v in row.items()): row for row in rows}
+
+
+def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collection[str]) -> Scores:
+    """Cell → configuration → mean dev accuracy of the candidate. Records of other arms, phases and problems are
+    passed over; nothing counts twice."""
+    samples, wanted = protocol.generation.samples, set(dev_ids)
+    right: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
+    for r in dev_records:
+        if r.phase == "dev" and r.arm == "candidate" and r.problem in wanted and r.sample < samples and r.grade.correct:
+            right[r.cell, r.config].add((r.problem, r.sample))
+    trials = len(wanted) * samples
+    return {
+        cell.name: {name: Fraction(len(right[cell.name, name]), trials) for name in grid(protocol)}
+        for cell in protocol.cells
+    }
+
+
+def choose(protocol: Protocol, scores: Scores) -> dict[str, str]:
+    """Cell → winning configuration."""
+    cells = [c.name for c in protocol.cells]
+    if protocol.tuning.scope == "per_cell":
+        return {cell: _best(protocol, scores[cell]) for cell in cells}
+    over_all = {name: sum(scores[cell][name] for cell in cells) / len(cells) for name in grid(protocol)}
+    return dict.fromkeys(cells, _best(protocol, over_all))
+
+
+def _best(protocol: Protocol, row: dict[str, Fraction]) -> str:
+    top = max(row.values())
+    tied = [name for name in grid(protocol) if row[name] == top]
+    if protocol.tuning.ties == "first":
+        return tied[0]
+    values = grid(protocol)
+    return min(tied, key=lambda name: [_size(v, protocol.candidate.tune[k]) for k, v in values[name].items()])
+
+
+def _size(value: str | int | bool, listed: list[str | int | bool]) -> Decimal:
+    """What `smallest` compares: the number, or the place in the list where one of the listed values is a word."""
+    try:
+        sizes = [Decimal(v if isinstance(v, str) else int(v)) for v in listed]
+        if all(s.is_finite() for s in sizes):
+            return sizes[listed.index(value)]
+    except InvalidOperation:
+        pass
+    return Decimal(listed.index(value))
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
