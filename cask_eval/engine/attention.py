@@ -1,0 +1,36 @@
+"""Grouped-query attention over cache slots, registered with transformers under its own name.
+
+A registered name without a mask function makes transformers pass no mask, so the slots themselves say which
+entries exist, per sequence, layer and KV head. Query heads of one KV head are packed along the query axis: keys
+and values are never repeated.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "cask_slots"
+
+
+def slot_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    scaling: float, slots=None, **_,
+) -> tuple[Tensor, None]:
+    """query [B, Hq, q, D], key and value [B, H, C, D] → ([B, q, Hq, D], None).
+
+    One query a row (decoding): `slots.visible(layer)` [B, H, C] says which entries exist. Several queries a row
+    (prefill) or no slots (a plain forward): causal over the given keys.
+    """
+    batch, heads, queries, dim = query.shape
+    if slots is None or queries > 1:
+        out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=True)
+        return out.transpose(1, 2).contiguous(), None
+    packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
+    mask = slots.visible(module.layer_idx)[:, :, None, :]
+    out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, 1, heads, dim), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, slot_attention)

@@ -1,0 +1,73 @@
+"""Loading a decoder and reading off what the engine and the methods must know of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from cask_eval.engine.attention import NAME as SLOT_ATTENTION
+from cask_eval.engine.contract import Geometry
+from cask_eval.errors import ModelError
+
+# Families whose attention is plain RoPE + GQA and passes keyword arguments down to the attention function.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+# Rotary kinds whose frequencies do not change with the length of the sequence.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+def check_config(config: Any) -> None:
+    """Raises ModelError naming what the engine would mishandle: another architecture, sliding-window or hybrid
+    layers, partial or length-dependent rotary embeddings."""
+    name = getattr(config, "name_or_path", "") or config.model_type
+    if config.model_type not in FAMILIES:
+        raise ModelError(f"{name}: architecture {config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}")
+    kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
+    if kinds:
+        raise ModelError(f"{name}: layers of kind {', '.join(kinds)} are not supported; every layer must attend to all "
+                         "it has kept (set use_sliding_window to false in the model's config if it allows that)")
+    if config.model_type == "mistral" and getattr(config, "sliding_window", None):
+        raise ModelError(f"{name}: sliding_window is {config.sliding_window}; sliding-window attention is not supported")
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind not in ROPE_KINDS:
+        raise ModelError(f"{name}: rope_type {kind!r} changes its frequencies with length and is not supported; "
+                         f"use one of {', '.join(ROPE_KINDS)}")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelError(f"{name}: partial_rotary_factor {rope['partial_rotary_factor']} is not supported; it must be 1")
+
+
+def load_model(source: str | Path, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
+               ) -> tuple[PreTrainedModel, Any]:
+    """(model in eval mode on the slot attention, tokenizer) from a local folder or a hub id. Raises ModelError."""
+    source = str(source)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        check_config(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, config=config, dtype=getattr(torch, dtype), attn_implementation=SLOT_ATTENTION
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {source!r} cannot be loaded: {error}") from error
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def geometry(model: PreTrainedModel) -> Geometry:
+    """The sizes and rotary frequencies of a loaded model, the latter from its own rotary module."""
+    check_config(model.config)
+    config, rotary = model.config, model.get_decoder().rotary_emb
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Geometry(
+        layers=config.num_hidden_layers,
+        query_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        inv_freq=rotary.inv_freq.detach().double().cpu(),
+        scaling=float(rotary.attention_scaling),
+        dtype=model.dtype,
+        name=Path(str(getattr(config, "name_or_path", "") or config.model_type)).name,
+    )
