@@ -8,23 +8,22 @@ with ``per_cell`` each cell has its own winner. Highest score wins, ties go by `
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
+from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 
 Scores = dict[str, dict[str, Fraction]]
 
 
-def grid(protocol: Protocol) -> dict[str, dict[str, str | int | bool]]:
-    """Configuration name → tuned values, in the declared order (last parameter fastest). Nothing to tune: {"": {}}."""
-    tune = protocol.candidate.tune
-    rows = (dict(zip(tune, values, strict=True)) for values in itertools.product(*tune.values()))
-    return {",".join(f"{k}={_text(v)}" for k, v in row.items()): row for row in rows}
+def matched_key(arm: str, config: str) -> str:
+    """The name under which `DevRun.matched` lists a run: "" for the baseline, the configuration
+    for the candidate, ``candidate`` where nothing is tuned."""
+    return "" if arm == "baseline" else config or "candidate"
 
 
 def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collection[str]) -> Scores:
@@ -37,7 +36,7 @@ def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collectio
             right[r.cell, r.config].add((r.problem, r.sample))
     trials = len(wanted) * samples
     return {
-        cell.name: {name: Fraction(len(right[cell.name, name]), trials) for name in grid(protocol)}
+        cell.name: {name: Fraction(len(right[cell.name, name]), trials) for name, _ in configs(protocol.candidate)}
         for cell in protocol.cells
     }
 
@@ -47,17 +46,18 @@ def choose(protocol: Protocol, scores: Scores) -> dict[str, str]:
     cells = [c.name for c in protocol.cells]
     if protocol.tuning.scope == "per_cell":
         return {cell: _best(protocol, scores[cell]) for cell in cells}
-    over_all = {name: sum(scores[cell][name] for cell in cells) / len(cells) for name in grid(protocol)}
+    names = [name for name, _ in configs(protocol.candidate)]
+    over_all = {name: sum((scores[cell][name] for cell in cells), Fraction()) / len(cells) for name in names}
     return dict.fromkeys(cells, _best(protocol, over_all))
 
 
 def _best(protocol: Protocol, row: dict[str, Fraction]) -> str:
     top = max(row.values())
-    tied = [name for name in grid(protocol) if row[name] == top]
+    tied = [(name, params) for name, params in configs(protocol.candidate) if row[name] == top]
     if protocol.tuning.ties == "first":
-        return tied[0]
-    values = grid(protocol)
-    return min(tied, key=lambda name: [_size(v, protocol.candidate.tune[k]) for k, v in values[name].items()])
+        return tied[0][0]
+    tune = protocol.candidate.tune
+    return min(tied, key=lambda c: [_size(c[1][k], tune[k]) for k in tune])[0]
 
 
 def _size(value: str | int | bool, listed: list[str | int | bool]) -> Decimal:
@@ -69,7 +69,3 @@ def _size(value: str | int | bool, listed: list[str | int | bool]) -> Decimal:
     except InvalidOperation:
         pass
     return Decimal(listed.index(value))
-
-
-def _text(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cask_eval.decide.selection import choose, grid, scores
+from cask_eval.decide.selection import choose, matched_key, scores
+from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Protocol
 
 
@@ -44,12 +45,6 @@ class R:
 A, B = "a/b16", "b/b16"
 
 
-def test_grid_keeps_the_declared_order():
-    names = list(grid(protocol({"lambda": ["1", "0.5"], "deep": [True, False]})))
-    assert names == ["lambda=1,deep=true", "lambda=1,deep=false", "lambda=0.5,deep=true", "lambda=0.5,deep=false"]
-    assert grid(protocol({})) == {"": {}}
-
-
 def test_scores_count_each_trial_once_and_missing_as_wrong():
     p = protocol({"lambda": ["1", "2"]})
     records = [
@@ -81,5 +76,11 @@ def test_choose(tuning, a, b, expected):
 
 def test_words_tie_by_their_place():
     p = protocol({"mode": ["2", "fast"], "k": [7, 3]})
-    row = dict.fromkeys(grid(p), Fraction(1))
+    row = dict.fromkeys((n for n, _ in configs(p.candidate)), Fraction(1))
     assert choose(p, {A: row, B: row}) == dict.fromkeys((A, B), "mode=2,k=3")
+
+
+def test_the_baseline_and_an_untuned_candidate_have_different_names():
+    assert {matched_key("baseline", ""), matched_key("candidate", ""), matched_key("candidate", "k=1")} == {
+        "", "candidate", "k=1",
+    }  # fmt: skip
