@@ -7,6 +7,7 @@ Python keywords carry a trailing underscore, which users never see (``lambda_`` 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ class Method:
     """Base of every preset. Subclasses give `scorer()` and `selector()`, and may override `schedule()`.
 
     summary: one line. paper: link. deviations: where and why it departs from the published code.
-    reference: the preset that the null setting reproduces, if any.
+    reference: the preset that the null setting reproduces, if any. representation: the form of what is kept.
     """
 
     summary: ClassVar[str] = ""
@@ -42,6 +43,7 @@ class Method:
     deviations: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str | None] = None
     calibrated: ClassVar[bool] = False
+    representation: ClassVar[str] = "evict"
 
     @classmethod
     def make(cls, preset: str, params: dict[str, Any]) -> Method:
@@ -79,6 +81,10 @@ class Method:
         """How many entries `protected` marks at most, for the check that they fit the budget."""
         return 0
 
+    def state_bytes(self) -> int:
+        """Bytes a sequence that the algorithm itself must hold between events, beside keys and values."""
+        return 0
+
     def check(self, prompt_tokens: int, budget: int) -> None:
         """Refuse a prompt that the budget cannot hold, before anything runs."""
         schedule = self.schedule(budget)
@@ -87,7 +93,7 @@ class Method:
             raise MethodError(
                 f"budget {budget} leaves {target} entries per head after an event, but {floor} are protected "
                 f"(prompt of {prompt_tokens} tokens, prompt policy {schedule.prompt!r}); nothing generated could "
-                f"be kept. Raise the budget above {floor}, or set the parameter prompt to 'outside' or 'compete'"
+                f"be kept. Raise the budget{_remedy(schedule, floor)}"
             )
 
     def bind(self, geometry: Geometry, calibration: str | None) -> Policy:
@@ -123,7 +129,15 @@ class Policy:
         if bool((quota < 0).any()) or bool((quota > candidates.sum(-1)).any()):
             raise MethodError("an event cannot keep its target: too many entries are protected or too few resident")
         picked = self.selector.select(scores, candidates, quota, entries)
+        if bool((picked & ~candidates).any()) or bool((picked.sum(-1) != quota).any()):
+            raise MethodError(f"{type(self.selector).__name__} did not select exactly its quota among the candidates")
         return (picked | protected).expand(*entries.positions.shape)
+
+
+def _remedy(schedule: Schedule, floor: int) -> str:
+    if schedule.prompt == "pinned":
+        return f" above {floor}, or set the parameter prompt to 'outside' or 'compete'"
+    return ", or protect fewer entries (the parameters sink and recent)"
 
 
 def _shared(mask: Tensor, shape: torch.Size) -> Tensor:
@@ -142,6 +156,8 @@ def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
     if kind == "float":
         try:
             value = float(Decimal(str(value)))
+            if not math.isfinite(value):
+                raise InvalidOperation
         except InvalidOperation:
             raise MethodError(f"{where} is {value!r}; write a decimal in quotes, such as \"0.5\"") from None
     elif kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):

@@ -1,0 +1,40 @@
+"""StreamingLLM: attention sinks and a sliding window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cask_eval.engine.method import param
+from cask_eval.residency import PROMPTS
+from cask_methods.presets._evicting import Scheduled
+from cask_methods.scorers.recency import RecencyScorer
+from cask_methods.selectors.top_k import TopK
+
+
+@dataclass(frozen=True)
+class Recency(Scheduled):
+    """Keeps the first `sink` positions and the newest b − sink (https://arxiv.org/abs/2309.17453).
+
+    With prompt ``pinned`` it keeps the prompt and the newest generated entries, the control that other papers call
+    recency under a pinned prompt.
+    """
+
+    summary: ClassVar[str] = "StreamingLLM: sinks and the newest entries"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2309.17453"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "keys stay rotated at their logical positions; the original re-rotates keys to their slots in the cache",
+        "fires by the slack trigger every delta steps, as the other presets do; the original evicts at every step "
+        "(set trigger to every_step)",
+    )
+
+    prompt: str = param("compete", "compete: only the sinks outlive the window; pinned: the prompt is kept inside the "
+                        "budget; outside: kept on top of it.", source="the paper's window takes no notice of the "
+                        "prompt", choices=PROMPTS)
+    sink: int = param(4, "First positions that every event keeps.", source="the paper's four attention sinks", low=0)
+
+    def scorer(self) -> RecencyScorer:
+        return RecencyScorer()
+
+    def selector(self) -> TopK:
+        return TopK()

@@ -1,0 +1,1 @@
+"""Scorers: how much is each resident entry worth? One file each."""

@@ -1,0 +1,1 @@
+"""Selectors: which set do we keep, given scores? One file each."""
