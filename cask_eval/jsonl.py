@@ -1,0 +1,88 @@
+"""Files of one JSON value per line that survive a crash: how they are read, repaired and appended to.
+
+A line is complete when it ends in a newline. A crash can only leave an incomplete last line behind; that fragment
+is set aside, never guessed at. A last line that lacks nothing but its newline is complete: a strict beginning of a
+JSON object is never itself a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Lines(NamedTuple):
+    """`lines` without their line ends (CRLF is read as LF); `torn` is the incomplete last line, b"" if none."""
+
+    lines: list[bytes]
+    torn: bytes
+    open_end: bool = False
+
+
+def split(data: bytes) -> Lines:
+    """Cut a file's bytes into complete lines and the fragment of a line that a crash left behind."""
+    *lines, last = data.split(b"\n")
+    lines = [line.removesuffix(b"\r") for line in lines]
+    if not last:
+        return Lines(lines, b"")
+    if _complete(last):
+        return Lines([*lines, last.removesuffix(b"\r")], b"", open_end=True)
+    return Lines(lines, last)
+
+
+def read(path: Path) -> Lines:
+    """`split` of a file; a file that is not there has no lines."""
+    try:
+        return split(path.read_bytes())
+    except FileNotFoundError:
+        return Lines([], b"")
+
+
+def append(path: Path, data: bytes) -> None:
+    """Write `data` behind the last line and return when the disk has it."""
+    created = not path.exists()
+    with open(path, "ab") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    if created:
+        sync_folder(path.parent)
+
+
+def repair(path: Path) -> bytes:
+    """Give a complete last line its newline, or move an incomplete one to ``<path>.torn``. Returns the fragment.
+
+    The fragment is on disk in its new place before it leaves the old one, so a crash in between loses nothing.
+    """
+    found = read(path)
+    if found.open_end:
+        append(path, b"\n")
+    if found.torn:
+        append(path.with_name(path.name + ".torn"), found.torn + b"\n")
+        with open(path, "r+b") as f:
+            f.truncate(path.stat().st_size - len(found.torn))
+            f.flush()
+            os.fsync(f.fileno())
+    return found.torn
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new file's name as durable as its content. Windows cannot open folders and needs no such step."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _complete(line: bytes) -> bool:
+    """Whether a whole JSON value stands at the start: such a line was written in full, however wrong it is."""
+    try:
+        json.JSONDecoder().raw_decode(line.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,215 @@
+"""What the ledger says about a study, and which event may follow. Pure functions of the events.
+
+    unregistered ──register──▶ registered ──dev_run, select──▶ tuned ──consume──▶ consumed ──close──▶ closed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cask_eval.errors import CaskError, ConsumedError, StateError
+from cask_eval.ledger.events import (
+    PAYLOADS,
+    Analysis,
+    Close,
+    Consume,
+    DevRun,
+    Event,
+    Records,
+    Register,
+    Select,
+)
+from cask_eval.protocol.model import Strict
+
+STATES = ("unregistered", "registered", "tuned", "consumed", "closed")
+
+P = TypeVar("P", bound=Strict)
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """One study's events, each as (event, payload). Where the ledger has an event twice, the first counts."""
+
+    study: str
+    register: tuple[Event, Register] | None = None
+    dev_run: tuple[Event, DevRun] | None = None
+    select: tuple[Event, Select] | None = None
+    consume: tuple[Event, Consume] | None = None
+    sessions: tuple[tuple[Event, Records], ...] = ()
+    close: tuple[Event, Close] | None = None
+    analysis: tuple[Event, Analysis] | None = None
+
+    @classmethod
+    def of(cls, events: Iterable[Event], study: str) -> StudyState:
+        """The state of `study` after `events`; events of other studies are passed over."""
+        found: dict[str, Any] = {}
+        sessions = []
+        for event in events:
+            if event.study != study or event.event not in PAYLOADS:
+                continue
+            pair = (event, PAYLOADS[event.event].model_validate(event.payload))
+            if event.event == "records":
+                sessions.append(pair)
+            else:
+                found.setdefault(event.event, pair)
+        return cls(study, sessions=tuple(sessions), **found)
+
+    @property
+    def name(self) -> str:
+        """unregistered, registered, tuned, consumed or closed."""
+        if self.close:
+            return "closed"
+        if self.consume:
+            return "consumed"
+        if self.select:
+            return "tuned"
+        return "registered" if self.register else "unregistered"
+
+
+def require(state: StudyState, kind: str) -> None:
+    """Pass if an event of `kind` may follow. Raises ConsumedError when the held-out split is spent, StateError
+    otherwise, with what to do instead."""
+    name, study = state.name, state.study
+    if kind == "register":
+        _require(
+            name == "unregistered",
+            f"study {study!r} is registered already and a registration cannot change; "
+            "give the new protocol another `study:` name",
+        )
+    elif name == "unregistered":
+        raise StateError(f"study {study!r} is not registered; run `cask-eval register PROTOCOL` first")
+    elif kind in ("dev_run", "select"):
+        _not_spent(state)
+        _require(name == "registered", f"study {study!r} is tuned already; {_next(name, study)}")
+        if kind == "dev_run":
+            _require(state.dev_run is None, f"study {study!r} has its development run already; {_next(name, study)}")
+        else:
+            _require(state.dev_run is not None, f"study {study!r} has no development run yet; {_next(name, study)}")
+    elif kind == "consume":
+        _not_spent(state)
+        _require(name == "tuned", f"study {study!r} is not tuned; {_next(name, study)}")
+    elif kind in ("records", "close"):
+        if name == "closed":
+            raise ConsumedError(f"study {study!r} is closed and takes no more records; {_next(name, study)}")
+        _require(
+            name == "consumed",
+            f"study {study!r} has not begun its held-out run (it is {name}); {_next(name, study)}",
+        )
+        if kind == "close":
+            _require(
+                bool(state.sessions) and state.sessions[-1][1].complete,
+                f"study {study!r} has no complete held-out session; {_next(name, study)}",
+            )
+    elif kind == "analysis":
+        _require(
+            name == "closed",
+            f"study {study!r} is {name}; an analysis before the records are closed would be an interim look; "
+            + _next(name, study),
+        )
+        _require(state.analysis is None, f"study {study!r} has its analysis already; {_next(name, study)}")
+    elif kind not in ("amend", "anchor"):
+        raise StateError(f"{kind!r} is no kind of event; use one of {', '.join(PAYLOADS)}")
+
+
+def guard(study: str, kind: str) -> Callable[[list[Event]], None]:
+    """`require` in the form that `Ledger.append` takes as `allow`."""
+    return lambda events: require(StudyState.of(events, study), kind)
+
+
+def order_faults(events: Iterable[Event]) -> list[str]:
+    """Every event that could not have been written by the commands, such as a second `register` or an `analysis`
+    before `close`: one line each. For a verifier, which must not stop at the first."""
+    before: dict[str, list[Event]] = {}
+    faults = []
+    for event in events:
+        earlier = before.setdefault(event.study, [])
+        state = StudyState.of(earlier, event.study)
+        where = f"line {event.seq + 1}: {event.event} of {event.study!r}"
+        try:
+            require(state, event.event)
+        except StateError as error:
+            faults.append(f"{where}: {str(error).split('; ')[0]}")
+        if event.event == "records":
+            number = Records.model_validate(event.payload).session
+            if number != len(state.sessions) + 1:
+                faults.append(f"{where}: session {number} follows {len(state.sessions)} earlier ones")
+        earlier.append(event)
+    return faults
+
+
+def studies(events: Iterable[Event]) -> dict[str, StudyState]:
+    """Every study of the ledger, in the order of first mention."""
+    grouped: dict[str, list[Event]] = {}
+    for event in events:
+        grouped.setdefault(event.study, []).append(event)
+    return {study: StudyState.of(own, study) for study, own in grouped.items()}
+
+
+def pick(events: Iterable[Event], name: str | None, states: Collection[str]) -> str:
+    """The study that a command is about: `name`, or the only study in one of `states`.
+
+    Raises ConsumedError when the held-out split is spent and the command would need it fresh; StateError when no
+    study fits or several do, naming them and the remedy.
+    """
+    found = studies(events)
+    wanted = " or ".join(s for s in STATES if s in states)
+    if name is not None:
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=1)
+            if near:
+                hint = f"did you mean {near[0]!r}?"
+            elif found:
+                hint = f"it has {_list(found.values())}"
+            else:
+                hint = "it is empty; run `cask-eval register PROTOCOL` first"
+            raise StateError(f"the ledger has no study {name!r}; {hint}")
+        if found[name].name not in states:
+            raise _wrong(found[name], wanted)
+        return name
+    fitting = [study for study, state in found.items() if state.name in states]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise StateError(f"several studies are {wanted}: {', '.join(fitting)}; name the one you mean")
+    if not found:
+        raise StateError("the ledger has no study; run `cask-eval register PROTOCOL` first")
+    if len(found) == 1:
+        raise _wrong(next(iter(found.values())), wanted)
+    error = ConsumedError if all(state.consume for state in found.values()) else StateError
+    raise error(f"no study is {wanted}: the ledger has {_list(found.values())}; bring one there or name another")
+
+
+def _wrong(state: StudyState, wanted: str) -> CaskError:
+    kind = ConsumedError if state.consume else StateError
+    return kind(f"study {state.study!r} is {state.name}, not {wanted}; {_next(state.name, state.study)}")
+
+
+def _not_spent(state: StudyState) -> None:
+    if state.consume:
+        raise ConsumedError(
+            f"study {state.study!r} consumed its held-out split at {state.consume[0].time}; it is used once: "
+            + _next(state.name, state.study)
+        )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise StateError(message)
+
+
+def _next(name: str, study: str) -> str:
+    """The command that takes a study on from its state."""
+    return {
+        "unregistered": "run `cask-eval register PROTOCOL`",
+        "registered": f"run `cask-eval tune {study}`",
+        "tuned": f"run `cask-eval confirm {study} --split heldout`",
+        "consumed": f"run `cask-eval confirm {study} --split heldout` to resume its one attempt",
+        "closed": f"read it with `cask-eval report {study}` or check it with `cask-eval verify {study}`",
+    }[name]
+
+
+def _list(states: Iterable[StudyState]) -> str:
+    return ", ".join(f"{s.study} ({s.name})" for s in states)

@@ -1,0 +1,124 @@
+"""The records of one phase: a file of one record per line that can be resumed after a crash."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from cask_eval import jsonl
+from cask_eval.canonical import canonical, loads, merkle_root
+from cask_eval.errors import RecordError, StateError
+from cask_eval.ledger.events import RecordsCommit
+from cask_eval.protocol.keys import Key
+from cask_eval.records.model import Record
+
+log = logging.getLogger(__name__)
+
+
+class RecordStore:
+    """The records file at `path`; a file that is not there has no records."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._keys: set[Key] | None = None
+        self.torn = b""
+        """What `open` set aside of an incomplete last line."""
+
+    def read(self) -> Iterator[Record]:
+        """The records in file order. Raises RecordError naming the line that is no record or repeats a key."""
+        found = jsonl.read(self.path)
+        seen: dict[Key, int] = {}
+        for number, line in enumerate(found.lines, 1):
+            record = parse(line, f"{self.path}:{number}")
+            if record.key in seen:
+                raise RecordError(
+                    f"{self.path}:{number}: {_show(record.key)} is already at line {seen[record.key]}; "
+                    "a trial has one record"
+                )
+            seen[record.key] = number
+            yield record
+        if found.torn:
+            raise RecordError(
+                f"{self.path}:{len(found.lines) + 1}: the last line is incomplete; run the command that writes it "
+                "again, it resumes there"
+            )
+
+    @contextmanager
+    def open(self) -> Iterator[RecordStore]:
+        """Take the file for writing, set aside what a crash left incomplete, and load the keys that are done.
+
+        Raises StateError when another process has the file, RecordError when it is damaged.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(str(self.path) + ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StateError(f"{self.path}: another process is writing these records; wait for it to end") from None
+        try:
+            self.torn = jsonl.repair(self.path)
+            if self.torn:
+                log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))
+            self._keys = {record.key for record in self.read()}
+            yield self
+        finally:
+            self._keys = None
+            lock.release()
+
+    @property
+    def done(self) -> set[Key]:
+        """The keys that have a record. Raises RecordError."""
+        return set(self._keys) if self._keys is not None else {record.key for record in self.read()}
+
+    def append(self, records: list[Record]) -> None:
+        """Add records in one write; they are on disk on return. Only inside `open`.
+
+        Raises RecordError, with nothing written, when a key has a record already or appears twice.
+        """
+        if self._keys is None:
+            raise StateError(f"{self.path}: append needs the file to be taken with `open` first")
+        new: set[Key] = set()
+        for record in records:
+            if record.key in self._keys or record.key in new:
+                raise RecordError(f"{self.path}: {_show(record.key)} has a record already; a trial has one record")
+            new.add(record.key)
+        if records:
+            jsonl.append(self.path, b"".join(line_of(record) + b"\n" for record in records))
+            self._keys |= new
+
+    def commit(self, root: Path) -> RecordsCommit:
+        """Count and Merkle root of the records; `root` is the workspace. Raises RecordError."""
+        return commit(self.read(), self.path.resolve().relative_to(Path(root).resolve()).as_posix())
+
+
+def parse(line: bytes, where: str) -> Record:
+    """One line as a record. Raises RecordError, which starts with `where`."""
+    try:
+        return Record.model_validate(loads(line))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "line"
+        raise RecordError(f"{where}: {field}: {first['msg']} (value {first['input']!r:.60})") from None
+    except ValueError as error:
+        raise RecordError(f"{where}: not strict JSON: {error}") from None
+
+
+def line_of(record: Record) -> bytes:
+    """The record as it stands in a file, without the line end."""
+    return canonical(record.model_dump(mode="json"))
+
+
+def commit(records: Iterator[Record] | list[Record], path: str) -> RecordsCommit:
+    """Count and Merkle root over the canonical lines in the order of their keys: the order of the run, which differs
+    after a crash or on several machines, does not matter."""
+    leaves = sorted((record.key, line_of(record)) for record in records)
+    return RecordsCommit(path=path, count=len(leaves), merkle_root=merkle_root(line for _, line in leaves))
+
+
+def _show(key: Key) -> str:
+    return f"the trial {'/'.join(str(part) for part in key if part != '')}"
