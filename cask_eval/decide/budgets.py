@@ -60,12 +60,11 @@ def solve(
     reference: Fraction,
     *,
     nominal: int,
-    low: int = 1,
     tolerance: Fraction = TOLERANCE,
 ) -> tuple[int, Fraction]:
     """(b′, C̄ at b′). The budget whose mean is closest to `reference`, if that is within `tolerance`; otherwise the
-    largest budget from `low` on whose mean does not exceed it (`low` itself when every one does). The caller
-    records what is left of the difference. `nominal` wins among budgets of one and the same mean.
+    largest budget whose mean does not exceed it (1 when every one does). The caller records what is left of the
+    difference. `nominal` wins among budgets of one and the same mean.
 
     Raises MethodError when the mean does not grow with the budget, and ValueError without lengths.
     """
@@ -79,13 +78,11 @@ def solve(
         return seen[budget]
 
     # Above the longest trial no event can come any more.
-    high = max(low, nominal, max(p + t for p, t in lengths)) + 1
-    _check_monotone(mean, low, high)
+    high = max(nominal, max(p + t for p, t in lengths)) + 1
+    _check_monotone(mean, high)
 
-    if mean(low) > reference:
-        below = low
-    else:
-        below, above = low, high
+    below, above = 1, high
+    if mean(below) <= reference:
         while above - below > 1:
             middle = (below + above) // 2
             below, above = (middle, above) if mean(middle) <= reference else (below, middle)
@@ -95,13 +92,13 @@ def solve(
     best = min((below, below + 1), key=lambda b: abs(mean(b) - reference))
     if abs(mean(best) / reference - 1) > tolerance:
         best = below
-    if nominal >= low and mean(nominal) == mean(best):
+    if mean(nominal) == mean(best):
         best = nominal
     return best, mean(best)
 
 
-def _check_monotone(mean: Callable[[int], Fraction], low: int, high: int, points: int = 9) -> None:
-    grid = sorted({low + (high - low) * i // (points - 1) for i in range(points)})
+def _check_monotone(mean: Callable[[int], Fraction], high: int, points: int = 9) -> None:
+    grid = sorted({1 + (high - 1) * i // (points - 1) for i in range(points)})
     for a, b in zip(grid, grid[1:], strict=False):
         if mean(a) > mean(b):
             raise MethodError(
