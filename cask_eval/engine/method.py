@@ -96,6 +96,17 @@ class Method:
                 f"be kept. Raise the budget{_remedy(schedule, floor)}"
             )
 
+    @classmethod
+    def calibrator(cls, geometry: Geometry) -> Any:
+        """An accumulator with ``add(layer, queries [tokens, Hq, D])`` and ``finish(provenance)``, which returns
+        statistics with ``save(path)``. Raises MethodError for a method that needs none."""
+        raise MethodError(f"{cls.__name__} needs no calibration statistics")
+
+    @classmethod
+    def read_calibration(cls, path: Any) -> Any:
+        """Statistics from a file, other projects' formats included. Raises MethodError."""
+        raise MethodError(f"{cls.__name__} needs no calibration statistics")
+
     def bind(self, geometry: Geometry, calibration: str | None) -> Policy:
         """The method on one model. `calibration` is a statistics file, for methods that need one."""
         scorer = self.scorer()

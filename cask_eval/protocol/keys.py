@@ -22,13 +22,13 @@ _SALT = b"cask-eval/trial-seed/1"
 def configs(candidate: Candidate) -> list[tuple[str, dict[str, Param]]]:
     """The candidate's configurations: the product of the tuned values, the first parameter varying slowest.
 
-    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, "" when nothing is tuned; params
+    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned; params
     are the fixed ones with the tuned ones added. Raises ProtocolError when two configurations have one name.
     """
     names = list(candidate.tune)
     out = []
     for values in itertools.product(*candidate.tune.values()):
-        name = ",".join(f"{n}={_text(v)}" for n, v in zip(names, values, strict=True))
+        name = ",".join(f"{n}={_text(v)}" for n, v in zip(names, values, strict=True)) or "untuned"
         out.append((name, {**candidate.params, **dict(zip(names, values, strict=True))}))
     seen: set[str] = set()
     for name, _ in out:

@@ -1,0 +1,55 @@
+"""What ran: interpreter, packages, device, the toolkit's own source and the methods' sources, as loaded."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import torch
+
+import cask_eval
+from cask_eval.canonical import digest_tree
+from cask_eval.engine.registry import source_packages
+from cask_eval.ledger.events import Environment, PackageLock
+from cask_eval.protocol.model import Protocol
+
+PACKAGES = ("cask-eval", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers", "pydantic", "rfc8785")
+SOURCES = (".py", ".html")
+
+
+def environment(device: str) -> Environment:
+    cuda = device.startswith("cuda")
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()}-{platform.machine()}",
+        device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        cuda=torch.version.cuda if cuda else None,
+        driver=_driver() if cuda else None,
+        packages={name: _version(name) for name in PACKAGES},
+        toolkit=digest_tree(Path(cask_eval.__file__).parent, SOURCES),
+    )
+
+
+def methods(protocol: Protocol) -> list[PackageLock]:
+    """One lock per package that holds a preset the protocol names."""
+    locks = []
+    for name, root in sorted(source_packages(sorted({a.preset for a in protocol.arms.values()})).items()):
+        owners = packages_distributions().get(name, [])
+        locks.append(PackageLock(name=name, version=_version(owners[0]) if owners else "unknown",
+                                 digest=digest_tree(root)))
+    return locks
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _driver() -> str | None:
+    try:
+        return str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else None
+    except RuntimeError:
+        return None

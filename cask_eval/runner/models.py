@@ -1,0 +1,98 @@
+"""From a protocol's model entry to files on disk, their digests, and the loaded decoder."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cask_eval import embedded
+from cask_eval.canonical import digest, digest_bytes, digest_file
+from cask_eval.engine.contract import Geometry
+from cask_eval.engine.model import geometry, load_model
+from cask_eval.errors import ModelError
+from cask_eval.ledger.events import ModelLock
+from cask_eval.protocol.model import Model
+from cask_eval.workspace import Workspace
+
+# What can change a model's behaviour; a README beside it cannot.
+SUFFIXES = {".safetensors", ".json", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py"}
+
+
+def folder(model: Model, workspace: Workspace) -> Path:
+    """The folder that holds the model's files, downloaded at the pinned revision when `id` is a hub id.
+    Raises ModelError."""
+    if model.id.startswith("embedded:"):
+        try:
+            return embedded.path(model.id.removeprefix("embedded:"))
+        except ValueError as error:
+            raise ModelError(f"models[{model.name}].id: {error}") from None
+    local = Path(model.id).expanduser()
+    local = local if local.is_absolute() else workspace.root / local
+    if local.is_dir():
+        return local
+    if model.id.startswith((".", "/", "~")):
+        raise ModelError(f"models[{model.name}].id is {model.id!r}, but {local} is not a folder")
+    if model.revision is None:
+        raise ModelError(f"models[{model.name}].revision is missing: a hub id needs the commit it is pinned to, or give "
+                         f"a local folder ({local} does not exist)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision))
+    except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not available"
+        raise ModelError(f"models[{model.name}]: {model.id} at {model.revision} cannot be fetched: {error}") from error
+
+
+def calibration_file(model: Model, workspace: Workspace) -> Path | None:
+    """The TriAttention statistics of a model, None when the protocol gives none. Raises ModelError."""
+    if model.calibration is None:
+        return None
+    if model.calibration == "bundled":
+        path = folder(model, workspace) / "calibration.safetensors"
+    else:
+        path = workspace.resolve(model.calibration)
+    if not path.is_file():
+        raise ModelError(f"models[{model.name}].calibration: {path} does not exist; run `cask-eval calibrate`")
+    return path
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: str, dtype: str, device: str) -> tuple[Any, Any]:
+    return load_model(source, dtype=dtype, device=device)
+
+
+def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
+    """(decoder, tokenizer); the last one loaded is kept."""
+    return _loaded(str(folder(model, workspace)), model.dtype, device)
+
+
+def lock(model: Model, workspace: Workspace, device: str, prompts: list[str]) -> ModelLock:
+    """Everything a registration says of a model. `prompts` are those of both splits; only their lengths are used."""
+    root = folder(model, workspace)
+    names = sorted(p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != "calibration.safetensors")
+    files = {p.name: digest_file(p) for p in names}
+    decoder, tokenizer = loaded(model, workspace, device)
+    shape: Geometry = geometry(decoder)
+    template = getattr(tokenizer, "chat_template", None)
+    calibration = calibration_file(model, workspace)
+    return ModelLock(
+        name=model.name,
+        id=model.id,
+        digest=digest({"files": files, "dtype": model.dtype}),
+        files=files,
+        chat_template=digest_bytes(json.dumps(template, sort_keys=True).encode()) if template else None,
+        calibration=digest_file(calibration) if calibration else None,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        entry_bytes=shape.entry_bytes,
+        max_prompt_tokens=max(len(ids) for ids in tokenizer(prompts)["input_ids"]),
+    )
+
+
+def stop_ids(decoder: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end an output: the model's own, from its generation config, else the tokenizer's."""
+    given = getattr(decoder.generation_config, "eos_token_id", None)
+    given = tokenizer.eos_token_id if given is None else given
+    return tuple(given if isinstance(given, list) else [] if given is None else [given])

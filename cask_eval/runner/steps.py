@@ -1,0 +1,154 @@
+"""The three steps that write to the ledger: register, tune, confirm. Each checks the state, does its work, and
+commits to what it left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cask_eval.canonical import digest
+from cask_eval.errors import DriftError, StateError
+from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit
+from cask_eval.ledger.log import Ledger
+from cask_eval.ledger.state import StudyState, guard, require
+from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root
+from cask_eval.records.store import RecordStore
+from cask_eval.runner import fingerprint
+from cask_eval.runner import tune as tuning
+from cask_eval.runner.study import Study, facts, open_study, refuse_drift
+from cask_eval.runner.trials import Batch, Bench
+from cask_eval.workspace import Workspace
+
+
+@dataclass
+class Watch:
+    """What a step tells the outside while it works: never an accuracy."""
+
+    start: Callable[[int, int], None] = lambda total, done: None
+    advance: Callable[[int, int], None] = lambda trials, tokens: None
+    say: Callable[[str], None] = lambda text: None
+
+
+def register(workspace: Workspace, path: Path, device: str, warnings: list[str]) -> Event:
+    """Lock a protocol. Raises StateError when the study id is taken, and whatever `open_study` and `facts` find."""
+    study = open_study(workspace, path)
+    name = study.protocol.study
+    ledger = Ledger(workspace.ledger)
+    require(StudyState.of(ledger.events(), name), "register")
+    payload = facts(study, device, warnings)
+    return ledger.append(name, "register", payload, allow=guard(name, "register"))
+
+
+def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
+    """Run the dev split, match budgets, apply the registered rule. An interrupted run goes on where it stopped."""
+    ledger = Ledger(workspace.ledger)
+    state = StudyState.of(ledger.events(), name)
+    if state.dev_run is None:
+        require(state, "dev_run")
+    else:
+        require(state, "select")
+    event, registered = state.register
+    study = _reopen(workspace, registered, device)
+    protocol = study.protocol
+    ids = [p.id for p in study.dev.problems]
+    bench = Bench(study, event.hash, device, slots)
+    with RecordStore(workspace.records(name, "dev")).open() as store:
+        if state.dev_run is None:
+            expected = dev_keys(protocol, ids)
+            watch.start(len(expected), len(store.done))
+            matched = {}
+            for cell in protocol.cells:
+                reference = tuning.baseline_choice(protocol, cell)
+                bench.run(Batch("dev", cell, "baseline", "", reference), store.done, store.append, watch.advance)
+                baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
+                matched[cell.name] = tuning.match(protocol, cell, baseline)
+                for config, choice in matched[cell.name].items():
+                    if config:
+                        batch = Batch("dev", cell, "candidate", config, choice)
+                        bench.run(batch, store.done, store.append, watch.advance)
+            _complete(store, expected)
+            locks = fingerprint.methods(protocol)
+            if locks != registered.methods:
+                raise DriftError("the method packages changed while the dev split ran; restore them and tune again")
+            payload = DevRun(records=_commit(store, workspace), matched=matched, methods=locks)
+            ledger.append(name, "dev_run", payload, allow=guard(name, "dev_run"))
+            state = StudyState.of(ledger.events(), name)
+        elif _commit(store, workspace) != state.dev_run[1].records:
+            raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
+        chosen = tuning.select(protocol, ids, list(store.read()), state.dev_run[1])
+    return ledger.append(name, "select", chosen, allow=guard(name, "select"))
+
+
+def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
+    """(state, protocol digest) of a study that `confirm` may run or resume. Raises StateError, ConsumedError."""
+    state = StudyState.of(Ledger(workspace.ledger).events(), name)
+    if state.consume is None or state.close is not None:
+        require(state, "consume")
+    return state, state.register[1].protocol_digest
+
+
+def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
+    """Run the held-out split once. `consume` is written before the first held-out prompt; a run that was cut off
+    resumes inside the same attempt with the trials that are missing."""
+    ledger = Ledger(workspace.ledger)
+    state, _ = consumption(workspace, name)
+    event, registered = state.register
+    study = _reopen(workspace, registered, device)
+    protocol, (_, selected) = study.protocol, state.select
+    expected = expected_keys(protocol, [p.id for p in study.heldout.problems])
+    with RecordStore(workspace.records(name, "heldout")).open() as store:
+        if state.consume is None:
+            if store.done:
+                raise DriftError(f"{store.path} holds {len(store.done)} held-out records, but the split was never "
+                                 "consumed; move the file away and find out where it comes from")
+            payload = Consume(expected=len(expected), keys=keys_root(expected),
+                              environment=fingerprint.environment(device))
+            ledger.append(name, "consume", payload, allow=guard(name, "consume"))
+            session = 1
+        else:
+            session = len(state.sessions) + 1
+            if not (state.sessions and state.sessions[-1][1].complete):
+                watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
+                interrupted = Records(session=session, complete=False, records=_commit(store, workspace))
+                ledger.append(name, "records", interrupted, allow=guard(name, "records"))
+                session += 1
+        if not (state.sessions and state.sessions[-1][1].complete):
+            watch.start(len(expected), len(store.done))
+            bench = Bench(study, event.hash, device, slots)
+            for cell in protocol.cells:
+                for arm in protocol.arms:
+                    batch = Batch("heldout", cell, arm, "", selected.arms[cell.name][arm])
+                    bench.run(batch, store.done, store.append, watch.advance)
+            _complete(store, expected)
+            finished = Records(session=session, complete=True, records=_commit(store, workspace))
+            ledger.append(name, "records", finished, allow=guard(name, "records"))
+        locks, environment = fingerprint.methods(protocol), fingerprint.environment(device)
+        payload = Close(records=_commit(store, workspace), methods=locks, environment=environment)
+        return ledger.append(name, "close", payload, allow=guard(name, "close"))
+
+
+def _reopen(workspace: Workspace, registered, device: str) -> Study:
+    path = workspace.resolve(registered.protocol_path)
+    if not path.is_file():
+        raise DriftError(f"the registered protocol {registered.protocol_path} is gone; restore it")
+    study = open_study(workspace, path)
+    if digest(study.protocol.document()) != registered.protocol_digest:
+        raise DriftError(f"{registered.protocol_path} differs from what was registered; restore it")
+    refuse_drift(study, registered, device)
+    return study
+
+
+def _commit(store: RecordStore, workspace: Workspace) -> RecordsCommit:
+    return store.commit(workspace.root)
+
+
+def _complete(store: RecordStore, expected: list) -> None:
+    missing = [k for k in expected if k not in store.done]
+    if missing:
+        raise StateError(f"{len(missing)} trials have no record, the first being {missing[0]}; run the command again")
+    extra = set(store.done) - set(expected)
+    if extra:
+        raise DriftError(f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "
+                         f"{min(extra)}; move the file away and find out where they come from")
+

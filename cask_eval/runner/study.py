@@ -1,0 +1,147 @@
+"""The study as the runner needs it: protocol, manifests, problems and locks, checked against the registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cask_eval.engine import registry
+from cask_eval.errors import DriftError, MethodError, SplitError
+from cask_eval.ledger.events import Register, SplitLock
+from cask_eval.protocol.keys import configs
+from cask_eval.protocol.load import Loaded, load
+from cask_eval.protocol.model import Protocol
+from cask_eval.runner import fingerprint, models
+from cask_eval.splits.check import check_manifest, check_problems
+from cask_eval.splits.disjoint import overlaps
+from cask_eval.splits.model import Manifest
+from cask_eval.splits.store import read
+from cask_eval.tasks import Problem
+from cask_eval.tasks import registry as tasks
+from cask_eval.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Split:
+    path: str
+    manifest: Manifest
+    problems: list[Problem]
+
+    def lock(self) -> SplitLock:
+        return SplitLock(path=self.path, digest=self.manifest.digest(), merkle_root=self.manifest.merkle_root,
+                         count=len(self.problems))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A protocol with its splits, ready to run or to register."""
+
+    workspace: Workspace
+    loaded: Loaded
+    task: Any
+    dev: Split
+    heldout: Split
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.loaded.protocol
+
+    def split(self, phase: str) -> Split:
+        return self.dev if phase == "dev" else self.heldout
+
+
+def open_study(workspace: Workspace, path: Path) -> Study:
+    """Read a protocol and its manifests, load the problems, check everything that can be checked without a model.
+    Raises ProtocolError, SplitError."""
+    loaded = load(path)
+    protocol = loaded.protocol
+    task = tasks.load(protocol.task.name)
+    dev, heldout = (_split(workspace, task, protocol, role) for role in ("dev", "heldout"))
+    shared = overlaps(dev.manifest, heldout.manifest)
+    if shared:
+        raise SplitError("dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10]))
+    return Study(workspace, loaded, task, dev, heldout)
+
+
+def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Split:
+    relative = getattr(protocol.task, role)
+    path = workspace.resolve(relative)
+    if not path.is_file():
+        raise SplitError(f"task.{role}: {path} does not exist; write it with `cask-eval split freeze`")
+    manifest = read(path)
+    if manifest.role != role or manifest.task != protocol.task.name:
+        raise SplitError(f"task.{role}: {relative} is the {manifest.role} split of task {manifest.task!r}, "
+                         f"not the {role} split of {protocol.task.name!r}")
+    problems = task.problems(manifest.source)
+    faults = check_manifest(manifest) + check_problems(manifest, problems)
+    if faults:
+        raise SplitError(f"{relative}: " + "\n".join(faults[:10]))
+    return Split(relative, manifest, problems)
+
+
+def check_methods(protocol: Protocol, locks: list) -> None:
+    """Every arm can be made, has its calibration, and its prompt policy fits every budget. Raises MethodError."""
+    for name, arm in protocol.arms.items():
+        preset = registry.load(arm.preset)
+        grid = configs(protocol.candidate) if name == "candidate" else [("", arm.params)]
+        for _, params in grid:
+            method = preset.make(arm.preset, params)
+            for lock in locks:
+                if method.calibrated and lock.calibration is None:
+                    raise MethodError(f"{name}: {arm.preset} needs calibration statistics, but models[{lock.name}]"
+                                      ".calibration is missing; run `cask-eval calibrate` or use 'bundled'")
+                for budget in protocol.budgets:
+                    try:
+                        method.check(lock.max_prompt_tokens, budget)
+                    except MethodError as error:
+                        raise MethodError(f"{name} ({arm.preset}), model {lock.name}: {error}") from None
+
+
+def facts(study: Study, device: str, warnings: list[str]) -> Register:
+    """The registration's payload, measured now."""
+    prompts = [p.prompt for split in (study.dev, study.heldout) for p in split.problems]
+    locks = [models.lock(m, study.workspace, device, prompts) for m in study.protocol.models]
+    check_methods(study.protocol, locks)
+    return Register(
+        protocol_path=study.workspace.relative(study.loaded.path),
+        protocol_raw=study.loaded.raw_digest,
+        protocol_digest=study.loaded.digest,
+        protocol=study.protocol.document(),
+        splits={"dev": study.dev.lock(), "heldout": study.heldout.lock()},
+        methods=fingerprint.methods(study.protocol),
+        models=locks,
+        environment=fingerprint.environment(device),
+        warnings=warnings,
+    )
+
+
+def refuse_drift(study: Study, registered: Register, device: str) -> Register:
+    """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
+    now = facts(study, device, registered.warnings)
+    differences = []
+    for field in ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment"):
+        before, after = getattr(registered, field), getattr(now, field)
+        if before != after:
+            differences.append(f"{field}: {_first_difference(field, _plain(before), _plain(after))}")
+    if differences:
+        raise DriftError("something differs from the registration, so nothing was run:\n  " + "\n  ".join(differences)
+                         + "\nRestore what was registered, or register a new study under another name.")
+    return now
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return {v.name: _plain(v) for v in value}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return _plain(value.model_dump(mode="json")) if hasattr(value, "model_dump") else value
+
+
+def _first_difference(where: str, before: Any, after: Any) -> str:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                return _first_difference(f"{where}.{key}", before.get(key), after.get(key))
+    return f"{where} was {before}, is {after}"
+
