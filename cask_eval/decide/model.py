@@ -1,11 +1,13 @@
 """The analysis document: everything the decision rests on, as the report prints it and `verify` derives again.
 
-Counts are integers, exact ratios are fractions "p/q", other numbers are decimal strings with nine significant
-digits (`number`), so that the document has one digest on every platform.
+Counts are integers; every other number is a decimal string with nine significant digits (`number`), so that the
+document has one digest on every platform. Exact ratios follow from the counts beside them. A number that cannot be
+given, such as a mean cache without any account, is an empty string.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal
 
 from cask_eval.protocol.model import Strict
@@ -13,8 +15,8 @@ from cask_eval.protocol.model import Strict
 Outcome = Literal["positive", "negative", "null", "void"]
 
 
-def number(value: float) -> str:
-    """A float as the document writes it: nine significant digits. Raises ValueError on NaN or infinity."""
+def number(value: float | Fraction) -> str:
+    """A number as the document writes it: nine significant digits. Raises ValueError on NaN or infinity."""
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError(f"{value} cannot be a result")
     return format(float(value) + 0.0, ".9g")
@@ -49,7 +51,8 @@ class Interval(Strict):
 
 
 class MatchedResult(Strict):
-    """`verdict` says how the caches compare; `reasons` holds one line per fault. `favours` is empty when matched."""
+    """`verdict` says how the caches compare; `reasons` holds one line per fault. `ratio` is the candidate's mean cache
+    over the baseline's, `interval` its paired-bootstrap interval."""
 
     verdict: Literal["matched", "tolerated", "void"]
     ratio: str

@@ -1,0 +1,193 @@
+"""The decision, from the records alone. A pure function: `verify` calls it again and compares digests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Literal
+
+from cask_eval.canonical import digest
+from cask_eval.decide.arms import ArmTrials, sort_records
+from cask_eval.decide.branches import decide
+from cask_eval.decide.matched import compare
+from cask_eval.decide.model import AnalysisDocument, CellResult, Flip, Interval, MatchedResult, Outcome, number
+from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
+from cask_eval.protocol.model import Cell, Protocol
+from cask_eval.records.model import Record
+from cask_eval.stats.bootstrap import percentile_interval
+from cask_eval.stats.multiplicity import CORRECTIONS
+from cask_eval.stats.pairs import Pairs
+from cask_eval.stats.procedures import PROCEDURES, p_values
+
+# Below this many problems that differ, the bootstrap rejects more often than its level (statistics: exact size
+# .0200 at nominal .0125 with about six).
+FEW_DISCORDANT = 20
+
+
+def analyse(
+    protocol: Protocol,
+    registration: str,
+    select: Select,
+    records: Iterable[Record],
+    problem_ids: Sequence[str],
+    *,
+    label: Literal["confirmatory", "exploratory"],
+) -> AnalysisDocument:
+    """Everything the study found, and the branch that follows.
+
+    The unit is the problem: its K samples are summed, arms are paired by problem, and a trial that is missing,
+    failed or without a right answer is wrong. The family is the registered cells; a void or absent one stays in it
+    with p = 1. A cell is positive when its adjusted p is at most `test.alpha` and the candidate is ahead, negative
+    when the one-sided p for harm is at most `test.veto.alpha`, uncorrected, and the candidate is behind. The
+    comparisons are made on the numbers as printed, so that a reader can repeat them. Controls never decide.
+
+    Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat.
+    """
+    if not problem_ids or len(set(problem_ids)) != len(problem_ids):
+        raise ValueError(f"{len(problem_ids)} problem ids are given; they must be distinct and at least one")
+    trials = sort_records(protocol, registration, records, problem_ids)
+    found = [_measure(protocol, registration, select, trials, cell) for cell in protocol.cells]
+
+    test, m = protocol.test, len(found)
+    registered = [PROCEDURES[test.procedure](f.pairs, test.alternative) for f in found]
+    void = [f.matched.verdict == "void" for f in found]
+    adjusted = CORRECTIONS[test.correction]([None if v else p for v, p in zip(void, registered)], m)
+    cells = [_judge(protocol, f, p, a) for f, p, a in zip(found, registered, adjusted)]
+
+    counts = [sum(c.outcome == kind for c in cells) for kind in ("positive", "negative", "void")]
+    branch = decide(protocol.branches, *counts)
+    return AnalysisDocument(
+        study=protocol.study,
+        hypothesis=protocol.hypothesis,
+        registration=registration,
+        label=label,
+        procedure=test.procedure,
+        alternative=test.alternative,
+        alpha=test.alpha,
+        correction=test.correction,
+        family=m,
+        cells=cells,
+        positive_cells=counts[0],
+        negative_cells=counts[1],
+        void_cells=counts[2],
+        branch=branch.name,
+        decision=branch.decision,
+        notes=[note for f in found for note in _notes(protocol, f)],
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One cell before anything is decided."""
+
+    cell: Cell
+    arms: dict[str, ArmTrials]
+    choices: dict[str, ArmChoice]
+    pairs: Pairs
+    matched: MatchedResult
+
+
+def _measure(protocol: Protocol, registration: str, select: Select, trials: dict, cell: Cell) -> _Found:
+    chosen = select.arms.get(cell.name, {})
+    choices = {name: chosen.get(name) or _unchosen(protocol, cell, name) for name in protocol.arms}
+    arms = {
+        name: ArmTrials(protocol.generation.samples, trials[cell.name, name], choices[name].schedule.prompt)
+        for name in protocol.arms
+    }
+    baseline, candidate = arms["baseline"], arms["candidate"]
+    differences = [candidate.right[p] - baseline.right[p] for p in baseline.right]
+    pairs = Pairs.from_differences(differences, protocol.generation.samples)
+    seed = digest({"registration": registration, "cell": cell.name, "use": "matched_cache"})
+    matched = compare(
+        baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, int(seed.split(":")[1][:32], 16)
+    )
+    lacking = [name for name in ("baseline", "candidate") if name not in chosen]
+    if lacking:
+        reason = f"the tuning phase froze no {' and no '.join(lacking)} for this cell"
+        matched = matched.model_copy(update={"verdict": "void", "reasons": [reason, *matched.reasons]})
+    return _Found(cell, arms, choices, pairs, matched)
+
+
+def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float) -> CellResult:
+    test, pairs = protocol.test, found.pairs
+    harm = number(PROCEDURES[test.procedure](pairs, "less"))
+    baseline, candidate = found.arms["baseline"].right, found.arms["candidate"].right
+    share = Fraction(test.alpha)
+    family = len(protocol.cells) if test.correction != "none" else 1
+    return CellResult(
+        cell=found.cell.name,
+        model=found.cell.model,
+        budget=found.cell.budget,
+        n=pairs.n,
+        samples=pairs.samples,
+        wins=pairs.wins,
+        losses=pairs.losses,
+        ties=pairs.ties,
+        difference=number(pairs.difference),
+        standard_error=number(pairs.standard_error),
+        interval=_interval(pairs, 1 - share),
+        interval_adjusted=_interval(pairs, 1 - share / family),
+        p={name: number(p) for name, p in p_values(pairs, test.alternative).items()},
+        p_registered=number(registered),
+        p_adjusted=number(adjusted),
+        p_veto=harm,
+        matched=found.matched,
+        outcome=_outcome(pairs.total, number(adjusted), harm, found.matched.verdict == "void", protocol),
+        arms={name: arm.result(found.choices[name]) for name, arm in found.arms.items()},
+        flips=[
+            Flip(problem=p, baseline=baseline[p], candidate=candidate[p])
+            for p in baseline
+            if baseline[p] != candidate[p]
+        ],
+    )
+
+
+def _outcome(total: int, adjusted: str, harm: str, void: bool, protocol: Protocol) -> Outcome:
+    if void:
+        return "void"
+    if total > 0 and Decimal(adjusted) <= Decimal(protocol.test.alpha):
+        return "positive"
+    if total < 0 and Decimal(harm) <= Decimal(protocol.test.veto.alpha):
+        return "negative"
+    return "null"
+
+
+def _interval(pairs: Pairs, level: Fraction) -> Interval:
+    low, high = percentile_interval(pairs, level)
+    return Interval(level=number(level), low=number(low), high=number(high))
+
+
+def _unchosen(protocol: Protocol, cell: Cell, name: str) -> ArmChoice:
+    """Stands in for an arm that the tuning phase did not freeze, so that its cell is still printed."""
+    arm = protocol.arms[name]
+    schedule = ScheduleLock(trigger="never", budget=cell.budget, delta=1, prompt="")
+    return ArmChoice(preset=arm.preset, params=arm.params, schedule=schedule, dev_mean="0/1", reference_mean="0/1")
+
+
+def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
+    pairs, name = found.pairs, found.cell.name
+    differ = pairs.wins + pairs.losses
+    if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:
+        yield (f"{name}: the arms differ on {differ} problems, fewer than {FEW_DISCORDANT}; the paired bootstrap then "
+               "rejects more often than its level says, so read the exact tests beside it")
+    yield from _sensitivity(found)
+
+
+def _sensitivity(found: _Found) -> Iterable[str]:
+    """How far the difference could move if the trials without a result had gone otherwise."""
+    baseline, candidate = found.arms["baseline"], found.arms["candidate"]
+    lost = [sum(arm.absent.values()) for arm in (baseline, candidate)]
+    if not any(lost):
+        return
+    total, unit = found.pairs.total, found.pairs.n * found.pairs.samples
+    complete = [p for p in baseline.right if not baseline.absent[p] and not candidate.absent[p]]
+    cases = "no problem is complete"
+    if complete:
+        gain = sum(candidate.right[p] - baseline.right[p] for p in complete)
+        there = number(Fraction(gain, len(complete) * found.pairs.samples))
+        cases = f"over the {len(complete)} complete problems {there}"
+    yield (f"{found.cell.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
+           f"difference {number(found.pairs.difference)}, {cases}, between {number(Fraction(total - lost[0], unit))} "
+           f"and {number(Fraction(total + lost[1], unit))} whatever they would have been")

@@ -1,0 +1,114 @@
+"""What each arm left behind in each cell, sorted out of the held-out records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from cask_eval.decide.matched import Caches, mean
+from cask_eval.decide.model import ArmResult, number
+from cask_eval.errors import RecordError
+from cask_eval.ledger.events import ArmChoice
+from cask_eval.protocol.model import Protocol
+from cask_eval.records.model import Record
+
+
+@dataclass(frozen=True)
+class ArmTrials:
+    """One arm in one cell. trials: problem → its records; every registered problem is a key."""
+
+    samples: int
+    trials: dict[str, list[Record]]
+    prompt: str = ""
+
+    @cached_property
+    def right(self) -> dict[str, int]:
+        """Right samples of each problem. A missing record is wrong, and so is a failed trial, whatever its grade."""
+        return {p: sum(r.grade.correct and r.status != "failed" for r in rs) for p, rs in self.trials.items()}
+
+    @cached_property
+    def absent(self) -> dict[str, int]:
+        """Samples of each problem that left no result: missing or failed."""
+        return {p: self.samples - sum(r.status != "failed" for r in rs) for p, rs in self.trials.items()}
+
+    @cached_property
+    def records(self) -> list[Record]:
+        return [r for rs in self.trials.values() for r in rs]
+
+    @cached_property
+    def caches(self) -> Caches:
+        return Caches(
+            samples=self.samples,
+            accounts={
+                p: [r.residency.account() for r in rs if r.residency and r.status != "failed"]
+                for p, rs in self.trials.items()
+            },
+            truncated=self.count("truncated"),
+            prompt=self.prompt,
+        )
+
+    def count(self, status: str) -> int:
+        return sum(r.status == status for r in self.records)
+
+    def result(self, choice: ArmChoice) -> ArmResult:
+        """The numbers of this arm. Those that need a residency account or an output are empty when there is none."""
+        expected, correct = self.samples * len(self.trials), sum(self.right.values())
+        sound, means = self.caches.every, list(self.caches.means.values())
+        byte_steps = sum(a.steps * a.heads * a.entry_bytes for a in sound)
+        kept_min = [r.kept_min for r in self.records if r.kept_min is not None]
+        kept_max = [r.kept_max for r in self.records if r.kept_max is not None]
+        lengths = [r.output_tokens for r in self.records if r.status != "failed"]
+        return ArmResult(
+            preset=choice.preset,
+            params=choice.params,
+            budget=choice.schedule.budget,
+            trials=expected,
+            correct=correct,
+            missing=expected - len(self.records),
+            failed=self.count("failed"),
+            truncated=self.count("truncated"),
+            accuracy=number(Fraction(correct, expected)),
+            mean_cache=_known(mean(means) if means else None),
+            pooled_cache=_known(
+                Fraction(sum(a.payload_bytes + a.aux_bytes for a in sound), byte_steps) if byte_steps else None
+            ),
+            peak_cache=_known(self.caches.peak if sound else None),
+            kept_min=min(kept_min, default=None),
+            kept_max=max(kept_max, default=None),
+            active=_known(self.caches.active),
+            mean_output_tokens=_known(Fraction(sum(lengths), len(lengths)) if lengths else None),
+        )
+
+
+def sort_records(
+    protocol: Protocol, registration: str, records: Iterable[Record], problem_ids: Sequence[str]
+) -> dict[tuple[str, str], dict[str, list[Record]]]:
+    """(cell, arm) → problem → records by sample, with every registered cell, arm and problem present.
+
+    Raises RecordError on a record that the study does not expect or that comes twice: a second answer to a
+    question must not be able to hide.
+    """
+    out = {(c.name, a): {p: [] for p in problem_ids} for c in protocol.cells for a in protocol.arms}
+    seen = set()
+    for r in records:
+        if (r.study, r.registration) != (protocol.study, registration):
+            raise RecordError(f"record {r.key} belongs to study {r.study!r} as registered in {r.registration}, "
+                              f"not to {protocol.study!r} in {registration}; analyse one study's records only")
+        of_arm = out.get((r.cell, r.arm), {})
+        if r.phase != "heldout" or r.config or r.problem not in of_arm or r.sample >= protocol.generation.samples:
+            raise RecordError(f"record {r.key} is not a held-out trial of study {protocol.study!r}; the records file "
+                              "must hold registered cells, arms, problems and samples only")
+        if r.key in seen:
+            raise RecordError(f"record {r.key} appears twice; a trial has one result")
+        seen.add(r.key)
+        of_arm[r.problem].append(r)
+    for of_arm in out.values():
+        for several in of_arm.values():
+            several.sort(key=lambda r: r.sample)
+    return out
+
+
+def _known(value: Fraction | None) -> str:
+    return "" if value is None else number(value)

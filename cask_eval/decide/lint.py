@@ -1,0 +1,158 @@
+"""What is questionable about a protocol before it is locked: branches that cannot be, power that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from math import ceil
+from typing import Literal
+
+from cask_eval.decide.branches import check
+from cask_eval.protocol.model import Protocol
+from cask_eval.stats.power import connor_sample_size, exact_power, expected_discordant, mde
+from cask_eval.stats.procedures import fewest_discordant
+
+ASSUMED_DISCORDANCE = "0.2"
+FEWEST_EXPECTED = 20
+POWER = 0.8
+
+# A harm this large should not slip through unseen when the protocol does not say what it expects.
+NOTICEABLE_HARM = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault (`error`: do not register) or weakness (`warning`), where it is, and what to do about it."""
+
+    level: Literal["error", "warning"]
+    field: str
+    message: str
+
+
+def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
+    """Findings, errors first. Without the number of held-out problems the power checks are left out."""
+    found = [*_branches(protocol), *_levels(protocol)]
+    if heldout_count:
+        for rule in (_discordance, _effect, _veto):
+            found += rule(protocol, heldout_count)
+    return sorted(found, key=lambda f: f.level != "error")
+
+
+def describe_power(protocol: Protocol, n: int) -> str:
+    """One line for `register`: the smallest true difference this study finds four times out of five."""
+    level = level_per_cell(protocol)
+    smallest = mde(n, float(_discordance_of(protocol)), level, POWER, protocol.test.alternative)
+    found = f"detects {points(smallest)} with 80 % power" if smallest else "detects no difference with 80 % power"
+    return (f"each cell (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
+            f"by exact McNemar at {_stated(protocol)}")
+
+
+def level_per_cell(protocol: Protocol) -> float:
+    """alpha, shared out over the registered cells when the correction does so."""
+    cells = len(protocol.cells) if protocol.test.correction != "none" else 1
+    return float(Decimal(protocol.test.alpha) / cells)
+
+
+def points(difference: float) -> str:
+    """A difference in accuracy in percentage points, rounded up to a tenth."""
+    return f"{ceil(round(difference * 1000, 6)) / 10:g} points"
+
+
+def _branches(protocol: Protocol) -> Iterable[Finding]:
+    for problem in check(protocol.branches, len(protocol.cells)):
+        yield Finding("error", "branches", problem)
+
+
+def _levels(protocol: Protocol) -> Iterable[Finding]:
+    test, m = protocol.test, len(protocol.cells)
+    alpha, veto = float(test.alpha), float(test.veto.alpha)
+    if alpha > 0.1:
+        yield Finding("warning", "test.alpha", f"a level of {test.alpha} convinces few readers; use 0.05 or less")
+    if test.correction == "none" and m > 1:
+        yield Finding("warning", "test.correction", f"{m} cells are tested without correction: some cell comes out "
+                      f"positive by chance with probability up to {1 - (1 - alpha) ** m:.2g}; use bonferroni")
+    if veto < level_per_cell(protocol):
+        yield Finding("warning", "test.veto.alpha", f"harm must reach {test.veto.alpha}, but success only "
+                      f"{level_per_cell(protocol):.4g} per cell; set the veto's level to {test.alpha} or more")
+    if veto > 0.2:
+        yield Finding("warning", "test.veto.alpha", f"at {test.veto.alpha} a cell without any harm vetoes too often; "
+                      "use 0.2 or less")
+    matched = protocol.matched_cache
+    if Decimal(matched.interval_tolerance) < Decimal(matched.tolerance):
+        yield Finding("warning", "matched_cache.interval_tolerance", f"the interval must stay within "
+                      f"{matched.interval_tolerance}, but its centre may be off by {matched.tolerance}; "
+                      "set it to at least the tolerance")
+
+
+def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
+    test, level = protocol.test, level_per_cell(protocol)
+    expected = expected_discordant(n, float(_discordance_of(protocol)))
+    needed = fewest_discordant(test.procedure, n, level, test.alternative)
+    stated = f"the arms should differ on about {expected:.3g} of {n} at {_stated(protocol)}"
+    if needed is None:
+        yield Finding("warning", "task.heldout", f"no result can be positive: even if the candidate won all {n} "
+                      f"problems, {test.procedure} would not reach {level:.4g}; use more problems or fewer cells")
+    elif expected < needed:
+        yield Finding("warning", "task.heldout", f"a positive cell is out of reach: {test.procedure} needs at least "
+                      f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems")
+    elif expected < FEWEST_EXPECTED:
+        remedy = f"use at least {ceil(FEWEST_EXPECTED / float(_discordance_of(protocol)) - 1e-9)} problems"
+        if test.procedure == "paired_bootstrap":
+            yield Finding("warning", "test.procedure", f"{stated}, below {FEWEST_EXPECTED}: there the paired "
+                          f"bootstrap rejects more often than its level; {remedy}, or mcnemar_exact with one sample")
+        else:
+            yield Finding("warning", "task.heldout", f"{stated}, below {FEWEST_EXPECTED}: little can be "
+                          f"concluded; {remedy}")
+
+
+def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
+    if protocol.expected_effect is None:
+        return
+    test, effect, q = protocol.test, float(protocol.expected_effect), float(_discordance_of(protocol))
+    if effect <= 0:
+        yield Finding("warning", "expected_effect", f"{protocol.expected_effect} is no gain, but a cell is positive "
+                      "only when the candidate is ahead; exchange the arms or state the gain")
+        return
+    if effect > q:
+        yield Finding("warning", "expected_effect", f"a difference of {protocol.expected_effect} needs at least that "
+                      f"share of problems to differ, which is more than {_stated(protocol)} allows; correct "
+                      "expected_effect or expected_discordance")
+        return
+    level = level_per_cell(protocol)
+    smallest = mde(n, q, level, POWER, test.alternative)
+    if smallest is None or effect < smallest:
+        power = exact_power(n, q, effect, level, test.alternative)
+        needed = connor_sample_size(effect, q, level, POWER, test.alternative)
+        found = f"detects only {points(smallest)} or more" if smallest else "detects nothing"
+        yield Finding("warning", "expected_effect", f"{points(effect)} are expected, but a cell of {n} problems "
+                      f"{found} with 80 % power (level {level:.4g}, {_stated(protocol)}); its power is {power:.0%}; "
+                      f"use about {needed} problems")
+
+
+def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
+    test = protocol.test
+    if not any(b.when and b.when.negative_cells for b in protocol.branches):
+        yield Finding("warning", "branches", "no branch looks at negative_cells, so harm in a cell changes nothing; "
+                      "add a branch for it")
+        return
+    harm = abs(float(protocol.expected_effect or 0)) or NOTICEABLE_HARM
+    q = float(_discordance_of(protocol))
+    smallest = mde(n, q, float(test.veto.alpha), POWER, "greater")
+    if smallest is None or smallest > harm:
+        seen = exact_power(n, q, -min(harm, q), float(test.veto.alpha), "less")
+        yield Finding("warning", "test.veto.alpha", f"a true loss of {points(min(harm, q))} makes a cell negative with "
+                      f"probability {seen:.0%} only, so \"no negative cell\" does not show that there is no harm; "
+                      "state a non-inferiority margin in the hypothesis, or use more problems or a larger veto level")
+
+
+def _discordance_of(protocol: Protocol) -> str:
+    # 0 would make every formula void; a protocol that expects no flips expects nothing to be found.
+    given = protocol.expected_discordance
+    return given if given is not None and Decimal(given) > 0 else ASSUMED_DISCORDANCE
+
+
+def _stated(protocol: Protocol) -> str:
+    if protocol.expected_discordance is not None and Decimal(protocol.expected_discordance) > 0:
+        return f"discordance {protocol.expected_discordance}"
+    return f"discordance {ASSUMED_DISCORDANCE}, assumed as expected_discordance is not given"

@@ -1,0 +1,89 @@
+"""A small study made of data only: protocol, selection and held-out records, each piece replaceable."""
+
+from __future__ import annotations
+
+from cask_eval.canonical import ZERO
+from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
+from cask_eval.protocol.model import Protocol
+from cask_eval.records.model import GradeRecord, Record, ResidencyRecord
+from cask_eval.residency import Residency, Schedule, walk
+
+BRANCHES = [
+    {"name": "A", "when": {"positive_cells": ">=1", "negative_cells": "==0"}, "decision": "adopt"},
+    {"name": "B", "when": {"positive_cells": ">=1"}, "decision": "depends on the regime"},
+    {"name": "C", "otherwise": True, "decision": "reject"},
+]
+
+
+def protocol(*, models=("m",), budgets=(16,), samples=1, branches=BRANCHES, controls=(), test=None, **rest) -> Protocol:
+    registered = {"procedure": "mcnemar_exact", "alpha": "0.05", "veto": {"alpha": "0.05"}, **(test or {})}
+    return Protocol.model_validate(
+        {
+            "study": "toy",
+            "hypothesis": "The candidate solves more problems.",
+            "task": {"name": "chain", "dev": "splits/dev.json", "heldout": "splits/heldout.json"},
+            "models": [{"id": f"embedded:{m}", "name": m} for m in models],
+            "generation": {"temperature": "0.6", "samples": samples, "max_new_tokens": 64},
+            "budgets": list(budgets),
+            "baseline": {"preset": "triattention"},
+            "candidate": {"preset": "alpha"},
+            "controls": [{"name": c, "preset": "random_pp"} for c in controls],
+            "test": {"endpoint": "accuracy", **registered},
+            "branches": list(branches),
+            **rest,
+        }
+    )
+
+
+def choice(preset: str, budget: int, prompt: str = "pinned") -> ArmChoice:
+    schedule = ScheduleLock(trigger="slack", budget=budget, delta=4, prompt=prompt)
+    return ArmChoice(preset=preset, params={}, schedule=schedule, dev_mean="18/1", reference_mean="18/1")
+
+
+def select(study: Protocol) -> Select:
+    arms = {
+        c.name: {name: choice(arm.preset, c.budget) for name, arm in study.arms.items()} for c in study.cells
+    }
+    return Select(rule="max_mean_accuracy", scores={}, chosen={}, arms=arms)
+
+
+def account(budget: int = 16, steps: int = 40, prompt_tokens: int = 10, delta: int = 4) -> Residency:
+    """A true account of 1 layer and 2 heads, 8 bytes an entry."""
+    schedule = Schedule("slack", budget, delta, "pinned")
+    return walk(schedule, prompt_tokens, steps, layers=1, kv_heads=2, entry_bytes=8)
+
+
+def record(cell: str, arm: str, problem: str, correct: bool, *, sample: int = 0, residency=..., **rest) -> Record:
+    held = account() if residency is ... else residency
+    fields = {
+        "study": "toy",
+        "registration": ZERO,
+        "phase": "heldout",
+        "status": "finished",
+        "prompt_tokens": 10,
+        "output_tokens": 41,
+        "output": "",
+        "output_ids": [],
+        **rest,
+    }
+    return Record(
+        cell=cell,
+        arm=arm,
+        problem=problem,
+        problem_digest=ZERO,
+        sample=sample,
+        seed="0" * 32,
+        grade=GradeRecord(correct=correct, extracted=None, how="test", grader="test/1"),
+        residency=None if held is None else ResidencyRecord.model_validate(held.to_json() | {
+            "events": [list(e) for e in held.events]}),
+        **fields,
+    )
+
+
+def answers(cell: str, arm: str, right: str, **rest) -> list[Record]:
+    """One record per character: ``1`` right, ``0`` wrong, ``.`` no record. Problems are p0, p1, …"""
+    return [record(cell, arm, f"p{i}", c == "1", **rest) for i, c in enumerate(right) if c != "."]
+
+
+def ids(n: int) -> list[str]:
+    return [f"p{i}" for i in range(n)]
