@@ -141,7 +141,8 @@ def _parse(line: bytes) -> Event:
         raise ValueError(f"is not strict JSON: {error}") from None
     try:
         event = Event.model_validate(value)
-        datetime.strptime(event.time, TIME)
+        if datetime.strptime(event.time, TIME).strftime(TIME) != event.time:
+            raise ValueError(f"time {event.time!r} is not written in ASCII digits")
         if event.event not in PAYLOADS:
             raise ValueError(f"event {event.event!r} is not known to this version of cask-eval")
         PAYLOADS[event.event].model_validate(event.payload)

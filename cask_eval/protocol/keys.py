@@ -22,8 +22,9 @@ _SALT = b"cask-eval/trial-seed/1"
 def configs(candidate: Candidate) -> list[tuple[str, dict[str, Param]]]:
     """The candidate's configurations: the product of the tuned values, the first parameter varying slowest.
 
-    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned; params
-    are the fixed ones with the tuned ones added. Raises ProtocolError when two configurations have one name.
+    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned
+    ("" is the baseline's); params are the fixed ones with the tuned ones added. Raises ProtocolError when two
+    configurations have one name.
     """
     names = list(candidate.tune)
     out = []

@@ -28,6 +28,14 @@ _KINDS = {
     "model": "must hold named fields; write {name: value}",
 }
 
+# What a pattern means, for those who do not read regular expressions.
+_PATTERNS = {
+    "^[a-z0-9][a-z0-9._-]{0,62}$": "use lower-case letters, digits, '.', '_' and '-', at most 63 in all, "
+    "beginning with a letter or digit",
+    "^[a-z][a-z0-9_]*$": "use lower-case letters, digits and '_', beginning with a letter",
+    r"^(>=|<=|==|!=|>|<) ?\d{1,6}$": 'write a comparison with a count, such as ">=1"',
+}
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -126,7 +134,8 @@ def _what(path: tuple, group: list[dict], model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
         return f"must be {expected} (value {_show(value)})" + (f"; did you mean {near[0]!r}?" if near else "; use it")
     if kind == "string_pattern_mismatch":
-        return f"does not fit (value {_show(value)}); write something that matches {error['ctx']['pattern']}"
+        pattern = error["ctx"]["pattern"]
+        return f"is not well formed (value {_show(value)}); {_PATTERNS.get(pattern, f'it must match {pattern}')}"
     if value is None and kind.endswith("_type"):
         return "is empty (value null); give a value or remove the field"
     if kind.endswith("_type") and (named := _KINDS.get(kind.removesuffix("_type"))):
@@ -137,12 +146,12 @@ def _what(path: tuple, group: list[dict], model: type[BaseModel]) -> str:
 
 def fields_at(path: Iterable[str | int], model: type[BaseModel] = Protocol) -> list[str]:
     """The names that the section at `path` may hold, in the order of the schema."""
-    current: Any = model
+    current: type[BaseModel] | None = model
     for step in path:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            info = current.model_fields.get(str(step))
-            current = info.annotation if info else None
-        current = _model_in(current)
+        # An index stays in the model that the list holds.
+        if isinstance(step, str) and current is not None:
+            info = current.model_fields.get(step)
+            current = _model_in(info.annotation) if info else None
     return list(current.model_fields) if current is not None else []
 
 

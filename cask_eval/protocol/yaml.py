@@ -32,6 +32,7 @@ MAX_INTEGER = 2**53 - 1
 
 Path = tuple[str | int, ...]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NULL = re.compile(r"|~|null|Null|NULL")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -182,10 +183,16 @@ class _Reader:
             return "<<"
         if event.anchor or event.tag:
             self.fault(event, (*path, event.value), "has an anchor or a tag on its name; remove it")
+        if _SURROGATE.search(event.value):
+            self.fault(event, path, "a name holds half of a \\u pair; write the character itself")
+            return "?"
         return event.value
 
     def scalar(self, event: ScalarEvent, path: Path) -> Any:
         text = event.value
+        if _SURROGATE.search(text):
+            self.fault(event, path, "holds half of a \\u pair; write the character itself")
+            return ""
         if not event.implicit[0]:
             return text
         if _NULL.fullmatch(text):
