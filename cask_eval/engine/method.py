@@ -140,7 +140,7 @@ class Policy:
         if bool((quota < 0).any()) or bool((quota > candidates.sum(-1)).any()):
             raise MethodError("an event cannot keep its target: too many entries are protected or too few resident")
         picked = self.selector.select(scores, candidates, quota, entries)
-        if bool((picked & ~candidates).any()) or bool((picked.sum(-1) != quota).any()):
+        if bool((picked & ~candidates).any() | (picked.sum(-1) != quota).any()):
             raise MethodError(f"{type(self.selector).__name__} did not select exactly its quota among the candidates")
         return (picked | protected).expand(*entries.positions.shape)
 
@@ -166,11 +166,12 @@ def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
     where = f"{preset}: parameter {name}"
     if kind == "float":
         try:
-            value = float(Decimal(str(value)))
-            if not math.isfinite(value):
-                raise InvalidOperation
+            number = float(Decimal(str(value)))
         except InvalidOperation:
-            raise MethodError(f"{where} is {value!r}; write a decimal in quotes, such as \"0.5\"") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise MethodError(f"{where} is {value!r}; write a decimal in quotes, such as \"0.5\"")
+        value = number
     elif kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
         raise MethodError(f"{where} is {value!r}; write a whole number without quotes")
     elif kind == "bool" and not isinstance(value, bool):

@@ -25,7 +25,7 @@ FORMAT = "cask-calibration/1"
 _HEAD = re.compile(r"layer(\d+)_head(\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Moments of the pre-RoPE queries.
 
@@ -40,7 +40,7 @@ class Statistics:
     inv_freq: Tensor | None = None
     model: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    _copies: dict = field(default_factory=dict, repr=False, compare=False)
+    _copies: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if not (self.c_re.ndim == 3 and self.c_re.shape == self.c_im.shape == self.m.shape):
@@ -75,7 +75,7 @@ class Statistics:
         key = (str(device), dtype)
         if key not in self._copies:
             moved = {k: getattr(self, k).to(device=device, dtype=dtype) for k in ("c_re", "c_im", "m")}
-            self._copies[key] = replace(self, **moved, _copies={})
+            self._copies[key] = replace(self, **moved)
         return self._copies[key]
 
     def check(self, geometry: Geometry) -> None:

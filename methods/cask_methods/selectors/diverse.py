@@ -53,8 +53,8 @@ class Diverse:
         unit = unit_vectors(entries.keys if self.space == "keys" else entries.values, candidates,
                             centred=self.space == "values_centred")
         weight = self.lambda_ * spread(scores, candidates, self.tau)
-        if not bool(torch.isfinite(weight).all()) or not bool(torch.isfinite(unit).all()):
-            raise FloatingPointError("diverse selection met scores or vectors that are not finite")
+        if not bool(torch.isfinite(weight).all()):
+            raise FloatingPointError("diverse selection met scores that are not finite")
         quota = quota.expand(shape[:-1]).reshape(-1)
         order = greedy(scores.reshape(-1, n), candidates.reshape(-1, n), weight.reshape(-1, 1),
                        unit.reshape(-1, n, unit.shape[-1]), quota, self.path)
@@ -82,15 +82,19 @@ def spread(scores: Tensor, candidates: Tensor, tau: str) -> Tensor:
 
 def unit_vectors(vectors: Tensor, candidates: Tensor, *, centred: bool = False) -> Tensor:
     """[L or 1, R, H or 1, n, E] fp32 unit vectors of `vectors` [L, R, H, n, D]; zero where the vector is zero or
-    `candidates` (whose shape says which axes are shared) is False. Shared axes are concatenated into E."""
+    `candidates` (whose shape says which axes are shared) is False. Shared axes are concatenated into E. Raises
+    FloatingPointError when a candidate's vector holds NaN or infinity."""
     mask = candidates.unsqueeze(-1)
     x = vectors.to(torch.promote_types(vectors.dtype, torch.float32)).masked_fill(~mask, 0)
     if centred:
         mean = x.sum(-2, keepdim=True, dtype=torch.float64) / mask.sum(-2, keepdim=True).clamp_min(1)
         x = (x - mean.to(x.dtype)).masked_fill(~mask, 0)
-    # The norm is taken in fp64, where no finite vector's square overflows or vanishes.
+    # In fp64 no finite vector's square overflows or vanishes.
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    x = (x / torch.where(norm > 0, norm, 1)).to(x.dtype)
+    if not bool(torch.isfinite(norm).all()):
+        raise FloatingPointError("diverse selection met keys or values that are not finite")
+    norm = norm.to(x.dtype)
+    x = x / torch.where(norm > 0, norm, 1)
     for axis in (0, 2):
         shared = x.shape[axis]
         if candidates.shape[axis] == 1 and shared > 1:
