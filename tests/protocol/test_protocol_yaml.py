@@ -147,7 +147,7 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_json_is_read_as_json_reads_it(value):
     """JSON is YAML 1.2; json.dumps escapes what YAML would not take raw."""
-    assert parse(json.dumps(value).replace("\\u007f", "x").encode()).value == json.loads(json.dumps(value))
+    assert parse(json.dumps(value).encode()).value == json.loads(json.dumps(value))
 
 
 @settings(max_examples=150, deadline=None)
