@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 
 from cask_eval.errors import MethodError
+from cask_eval.ledger.events import ArmChoice, ScheduleLock
+from cask_eval.protocol.model import Param
 from cask_eval.records.model import Record
 from cask_eval.residency import Schedule
 
@@ -95,6 +98,36 @@ def solve(
     if mean(nominal) == mean(best):
         best = nominal
     return best, mean(best)
+
+
+def reference_choice(preset: str, params: dict[str, Param], schedule: ScheduleLock, mean: Fraction) -> ArmChoice:
+    """The baseline's arm: its nominal budget, its measured dev cache."""
+    return ArmChoice(preset=preset, params=params, schedule=schedule, dev_mean=text(mean), reference_mean=text(mean))
+
+
+def matched_choice(
+    preset: str,
+    params: dict[str, Param],
+    schedule_for: Callable[[int], Schedule],
+    lengths: Lengths,
+    reference: Fraction,
+    *,
+    nominal: int,
+) -> ArmChoice:
+    """Any other arm of a length-driven method: the solved budget, and the mean that the replay gives there."""
+    budget, mean = solve(schedule_for, lengths, reference, nominal=nominal)
+    lock = ScheduleLock(kind="length", **asdict(schedule_for(budget)))
+    return ArmChoice(preset=preset, params=params, schedule=lock, dev_mean=text(mean), reference_mean=text(reference))
+
+
+def schedule_of(lock: ScheduleLock, budget: int | None = None) -> Schedule:
+    """The schedule that a lock describes, at its own or another budget."""
+    return Schedule(lock.trigger, budget if budget is not None else lock.budget, lock.delta, lock.prompt)
+
+
+def text(value: Fraction) -> str:
+    """A fraction as the ledger writes it: lowest terms, "p/q"."""
+    return f"{value.numerator}/{value.denominator}"
 
 
 def _check_monotone(mean: Callable[[int], Fraction], high: int, points: int = 9) -> None:

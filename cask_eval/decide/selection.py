@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from cask_eval.protocol.keys import configs
-from cask_eval.protocol.model import Protocol
+from cask_eval.protocol.model import Param, Protocol
 from cask_eval.records.model import Record
 
 Scores = dict[str, dict[str, Fraction]]
@@ -24,6 +24,19 @@ def matched_key(arm: str, config: str) -> str:
     """The name under which `DevRun.matched` lists a run: "" for the baseline, the configuration
     for the candidate, ``candidate`` where nothing is tuned."""
     return "" if arm == "baseline" else config or "candidate"
+
+
+def rule(protocol: Protocol) -> str:
+    """The registered rule as `Select.rule` states it."""
+    tuning = protocol.tuning
+    return f"{tuning.select} over {tuning.scope}, ties {tuning.ties}"
+
+
+def arm_of(protocol: Protocol, arm: str, config: str) -> tuple[str, dict[str, Param]]:
+    """Preset and parameters of an arm, the candidate's with those of the configuration. Raises KeyError."""
+    if arm == "candidate":
+        return protocol.candidate.preset, dict(configs(protocol.candidate))[config]
+    return protocol.arms[arm].preset, dict(protocol.arms[arm].params)
 
 
 def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collection[str]) -> Scores:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cask_eval.verify.check import check
+from cask_eval.verify.evidence import Evidence
+
+
+@check("V10", "no held-out problem in tuning", "dev_manifest", "heldout_manifest", "dev")
+def v10(e: Evidence) -> Iterator[str]:
+    """Dev records are about dev problems, held-out records about held-out ones, and each file holds its phase."""
+    dev_ids = {item.id for item in e.manifests["dev"].items}
+    heldout_ids = {item.id for item in e.manifests["heldout"].items}
+    for role, file, foreign in (("dev", e.dev, heldout_ids - dev_ids), ("heldout", e.heldout, dev_ids - heldout_ids)):
+        for r in file.records if file else ():
+            if r.problem in foreign:
+                yield f"{role} record {r.cell}/{r.arm}/{r.config}: problem {r.problem} belongs to the other split"
+            if r.phase != role:
+                yield f"the {role} records hold a {r.phase} record: {r.cell}/{r.arm}/{r.problem}"
+    if e.dev and e.heldout and e.dev.path == e.heldout.path:
+        yield f"both phases are in one file, {e.dev.path}"

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from cask_eval.protocol.keys import Key, dev_keys, expected_keys
+from cask_eval.records.model import Record
+from cask_eval.verify.check import check
+from cask_eval.verify.evidence import Evidence
+
+
+@check("V11", "every trial exactly once", "protocol", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
+def v11(e: Evidence) -> Iterator[str]:
+    """The trials that protocol and manifests ask for are there, each once, and no others; on both splits."""
+    assert e.protocol and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
+    yield from _grid("dev", dev_keys(e.protocol, [i.id for i in e.dev_manifest.items]), e.dev.records)
+    yield from _grid("held-out", expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items]), e.heldout.records)
+
+
+def _grid(name: str, keys: Iterable[Key], records: Iterable[Record]) -> Iterator[str]:
+    expected, found = Counter(keys), Counter(r.key for r in records)
+    missing, extra = expected - found, found - expected
+    if missing:
+        yield f"{missing.total()} of {expected.total()} {name} trials have no record, first {_show(min(missing))}"
+    if extra:
+        yield f"{extra.total()} {name} records are not asked for or come twice, first {_show(min(extra))}"
+
+
+def _show(key: Key) -> str:
+    return "/".join(str(part) for part in key if part != "")

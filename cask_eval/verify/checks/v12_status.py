@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cask_eval.records.model import Record
+from cask_eval.verify.check import Note, check
+from cask_eval.verify.evidence import Evidence
+
+
+@check("V12", "statuses consistent", "protocol", "dev", "heldout")
+def v12(e: Evidence) -> Iterator[str]:
+    """A failed trial says why, has no output and is wrong; any other has output, account and no failure; truncated
+    means at the length cap."""
+    assert e.protocol and e.dev and e.heldout
+    cap = e.protocol.generation.max_new_tokens
+    lost = 0
+    for r in (*e.dev.records, *e.heldout.records):
+        lost += r.failure is not None and r.failure.kind == "infrastructure"
+        for what in _faults(r, cap):
+            yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample} ({r.status}): {what}"
+    if lost:
+        yield Note(f"{lost} trials were lost to infrastructure faults and count as wrong")
+
+
+def _faults(r: Record, cap: int) -> Iterator[str]:
+    if len(r.output_ids) != r.output_tokens:
+        yield f"{r.output_tokens} tokens, but {len(r.output_ids)} token ids"
+    if r.output_tokens > cap:
+        yield f"{r.output_tokens} tokens, more than the cap of {cap}"
+    if r.status == "failed":
+        if r.failure is None:
+            yield "failed without a failure"
+        if r.grade.correct or r.grade.extracted is not None:
+            yield "failed, but graded"
+        if r.output or r.output_ids:
+            yield "failed, but with output"
+        return
+    if r.failure is not None:
+        yield f"has a failure ({r.failure.kind}) all the same"
+    if r.residency is None:
+        yield "has no residency account"
+    if r.output_tokens == 0:
+        yield "has no output"
+    if r.status == "truncated" and r.output_tokens != cap:
+        yield f"cut at {r.output_tokens} tokens, but the cap is {cap}"

@@ -1,0 +1,326 @@
+"""Everything that a study left behind, read once. Faults are kept as text, never raised: a verifier must see all.
+
+Files come from people who may want a wrong result to pass, so sizes are bounded, paths stay inside the workspace, and
+the parsers are the strict ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from cask_eval import jsonl
+from cask_eval.canonical import digest, digest_bytes, loads
+from cask_eval.decide.analysis import analyse
+from cask_eval.decide.model import AnalysisDocument
+from cask_eval.errors import CaskError, ProtocolError
+from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, Register, Select
+from cask_eval.ledger.log import audit
+from cask_eval.ledger.state import StudyState
+from cask_eval.protocol import load as protocol_files
+from cask_eval.protocol import yaml
+from cask_eval.protocol.model import Protocol
+from cask_eval.records.model import Record
+from cask_eval.records.store import line_of, parse
+from cask_eval.splits.model import Manifest
+from cask_eval.tasks import registry
+from cask_eval.workspace import Workspace
+
+MAX_LINE = 64 << 20
+MAX_FILE = 16 << 30
+MAX_DOCUMENT = 256 << 20
+MAX_PROBLEMS = 1_000_000
+
+Role = Literal["dev", "heldout"]
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A records file. `faults` are lines that are no records or not in canonical form; `torn` is an incomplete last
+    line."""
+
+    path: str
+    records: tuple[Record, ...]
+    faults: tuple[str, ...]
+    torn: bool
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems of one split, produced again by the installed task."""
+
+    role: Role
+    by_id: dict[str, Any]
+    in_order: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One study's evidence. What is absent is None; `absent` says why. `register` … `analysis` are the payloads of
+    the study's first event of each kind, `registration` is the hash of its register event."""
+
+    workspace: Path
+    study: str
+    head: str | None
+    lines: tuple[bytes, ...]
+    torn: bool
+    events: tuple[Event, ...]
+    ledger_faults: tuple[str, ...]
+    state: StudyState
+    protocol: Protocol | None
+    protocol_file: bytes | None
+    manifests: dict[Role, Manifest]
+    dev: RecordFile | None
+    heldout: RecordFile | None
+    document: AnalysisDocument | None
+    document_digest: str | None
+    task: Any | None
+    problems: dict[Role, Problems]
+    load_faults: tuple[str, ...]
+    absent: dict[str, str]
+
+    @property
+    def own(self) -> list[Event]:
+        return [e for e in self.events if e.study == self.study]
+
+    def of_kind(self, kind: str) -> list[Event]:
+        return [e for e in self.own if e.event == kind]
+
+    @property
+    def register(self) -> Register | None:
+        return self.state.register[1] if self.state.register else None
+
+    @property
+    def registration(self) -> str | None:
+        return self.state.register[0].hash if self.state.register else None
+
+    @property
+    def dev_run(self) -> DevRun | None:
+        return self.state.dev_run[1] if self.state.dev_run else None
+
+    @property
+    def select(self) -> Select | None:
+        return self.state.select[1] if self.state.select else None
+
+    @property
+    def consume(self) -> Consume | None:
+        return self.state.consume[1] if self.state.consume else None
+
+    @property
+    def sessions(self) -> list[Records]:
+        return [payload for _, payload in self.state.sessions]
+
+    @property
+    def close(self) -> Close | None:
+        return self.state.close[1] if self.state.close else None
+
+    @property
+    def analysis(self) -> Analysis | None:
+        return self.state.analysis[1] if self.state.analysis else None
+
+    @property
+    def dev_manifest(self) -> Manifest | None:
+        return self.manifests.get("dev")
+
+    @property
+    def heldout_manifest(self) -> Manifest | None:
+        return self.manifests.get("heldout")
+
+    @property
+    def label(self) -> Literal["confirmatory", "exploratory"]:
+        return "exploratory" if self.of_kind("amend") else "confirmatory"
+
+    @cached_property
+    def derived(self) -> AnalysisDocument | str:
+        """The analysis, done again from the records; or why it cannot be."""
+        needed = (self.protocol, self.registration, self.select, self.heldout, self.heldout_manifest)
+        if any(part is None for part in needed):
+            return "the analysis needs the registration, the selection, the held-out manifest and the records"
+        assert self.protocol and self.registration and self.select and self.heldout and self.heldout_manifest
+        ids = [item.id for item in self.heldout_manifest.items]
+        try:
+            return analyse(
+                self.protocol, self.registration, self.select, self.heldout.records, ids, label=self.label
+            )
+        except (CaskError, ValueError, ArithmeticError, LookupError) as error:
+            return f"the analysis cannot be done again: {error}"
+
+    def why(self, name: str) -> str:
+        """Why an attribute is None."""
+        return self.absent.get(name, f"there is no {name.replace('_', ' ')}")
+
+    @classmethod
+    def load(cls, workspace: Workspace, study: str, head: str | None = None) -> Evidence:
+        return _Loader(workspace).load(study, head)
+
+
+class _Loader:
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.faults: list[str] = []
+        self.absent: dict[str, str] = {}
+
+    def load(self, study: str, head: str | None) -> Evidence:
+        data = self.bytes_of(self.workspace.ledger, "ledger", MAX_FILE)
+        found = jsonl.split(data or b"")
+        lines = tuple(self.bounded(found.lines, "prereg/ledger.jsonl"))
+        events, ledger_faults = audit(lines)
+        state = StudyState.of(events, study)
+        for kind in ("register", "dev_run", "select", "consume", "close", "analysis"):
+            if getattr(state, kind) is None:
+                self.absent[kind] = f"the ledger has no {kind} event of study {study!r}"
+
+        register = state.register[1] if state.register else None
+        protocol, protocol_file, manifests = None, None, {}
+        task, problems = None, {}
+        if register is None:
+            for name in ("registration", "protocol", "protocol_file", "dev_manifest", "heldout_manifest", "task"):
+                self.absent[name] = self.absent["register"]
+        else:
+            protocol = self.embedded_protocol(register)
+            protocol_file = self.stored(register.protocol_path, "protocol_file", yaml.MAX_BYTES)
+            for role in ("dev", "heldout"):
+                if manifest := self.manifest(register, role):
+                    manifests[role] = manifest
+            if protocol:
+                task = self.task(protocol.task.name)
+            if task:
+                problems = {role: p for role, m in manifests.items() if (p := self.problems(task, role, m))}
+
+        dev = self.records("dev", state.dev_run[1].records.path if state.dev_run else None)
+        commits = [p for pair in (state.close, *reversed(state.sessions)) if pair for p in [pair[1].records.path]]
+        heldout = self.records("heldout", commits[0] if commits else None)
+        document, document_digest = self.document(study)
+        return Evidence(
+            self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
+            protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
+            tuple(self.faults), self.absent,
+        )  # fmt: skip
+
+    def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
+        where = path.relative_to(self.workspace.root).as_posix()
+        try:
+            if not path.resolve().is_relative_to(self.workspace.root):
+                raise CaskError("leads out of the workspace")
+            if not path.is_file():
+                self.absent[name] = f"{where} is not there"
+                return None
+            if path.stat().st_size > limit:
+                raise CaskError(f"has {path.stat().st_size} bytes, more than {limit}")
+            return path.read_bytes()
+        except (OSError, CaskError) as error:
+            self.absent[name] = f"{where} cannot be read: {error}"
+            self.faults.append(self.absent[name])
+            return None
+
+    def stored(self, rel: str, name: str, limit: int) -> bytes | None:
+        """The bytes at a path that the ledger names."""
+        try:
+            return self.bytes_of(self.workspace.resolve(rel), name, limit)
+        except CaskError as error:
+            self.absent[name] = str(error)
+            self.faults.append(str(error))
+            return None
+
+    def bounded(self, lines: list[bytes], where: str) -> Iterator[bytes]:
+        for number, line in enumerate(lines, 1):
+            if len(line) > MAX_LINE:
+                self.faults.append(f"{where}:{number}: {len(line)} bytes, more than {MAX_LINE}")
+                line = b""
+            yield line
+
+    def embedded_protocol(self, register: Register) -> Protocol | None:
+        try:
+            return Protocol.model_validate(register.protocol)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            self.absent["protocol"] = f"the registered protocol is not valid: {where}: {first['msg']}"
+            self.faults.append(self.absent["protocol"])
+            return None
+
+    def manifest(self, register: Register, role: Role) -> Manifest | None:
+        lock = register.splits.get(role)
+        name = f"{role}_manifest"
+        if lock is None:
+            self.absent[name] = f"the registration locks no {role} split"
+            self.faults.append(self.absent[name])
+            return None
+        return self.parsed(self.stored(lock.path, name, MAX_DOCUMENT), name, lock.path, Manifest.model_validate)
+
+    def document(self, study: str) -> tuple[AnalysisDocument | None, str | None]:
+        path = self.workspace.analysis(study)
+        where = path.relative_to(self.workspace.root).as_posix()
+        data = self.bytes_of(path, "document", MAX_DOCUMENT)
+        value = self.parsed(data, "document", where, lambda v: v)
+        found = self.parsed(data, "document", where, AnalysisDocument.model_validate) if value is not None else None
+        return found, digest(value) if found else None
+
+    def parsed(self, data: bytes | None, name: str, where: str, model: Callable[[Any], Any]) -> Any | None:
+        if data is None:
+            return None
+        try:
+            return model(loads(data))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            fault = f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except ValueError as error:
+            fault = f"{where}: is not strict JSON: {error}"
+        self.absent[name] = fault
+        self.faults.append(fault)
+        return None
+
+    def records(self, role: Role, rel: str | None) -> RecordFile | None:
+        if rel is None:
+            self.absent[role] = f"the ledger commits to no {role} records"
+            return None
+        data = self.stored(rel, role, MAX_FILE)
+        if data is None:
+            return None
+        found = jsonl.split(data)
+        records, faults = [], []
+        for number, line in enumerate(self.bounded(found.lines, rel), 1):
+            try:
+                record = parse(line, f"{rel}:{number}")
+                if line_of(record) != line:
+                    faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
+                records.append(record)
+            except (CaskError, ValueError) as error:
+                faults.append(str(error))
+        return RecordFile(rel, tuple(records), tuple(faults), bool(found.torn))
+
+    def task(self, name: str) -> Any | None:
+        try:
+            return registry.load(name)
+        except Exception as error:  # a plug-in may fail in any way
+            self.absent["task"] = f"the task {name!r} cannot be loaded here: {error}"
+            return None
+
+    def problems(self, task: Any, role: Role, manifest: Manifest) -> Problems | None:
+        """The problems, produced again. A source that asks for far more than the manifest holds is not followed."""
+        try:
+            if any(isinstance(v, int) and v > MAX_PROBLEMS for k, v in manifest.source.items() if k == "count"):
+                raise ValueError(f"source asks for {manifest.source['count']} problems")
+            made = tuple(task.problems(manifest.source))
+        except Exception as error:
+            self.absent[f"{role}_problems"] = f"the {role} problems cannot be produced again here: {error}"
+            return None
+        return Problems(role, {p.id: p for p in made}, made)
+
+
+def protocol_of(data: bytes, name: str) -> Protocol | str:
+    """The protocol in a file's bytes, or why there is none."""
+    try:
+        return protocol_files.check(yaml.parse(data, name), name)
+    except ProtocolError as error:
+        return error.problems[0]
+
+
+def raw_digests(data: bytes) -> set[str]:
+    """The file's digest, and the one it has when a checkout turned its line ends into CRLF."""
+    return {digest_bytes(data), digest_bytes(data.replace(b"\r\n", b"\n"))}

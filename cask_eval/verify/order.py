@@ -1,0 +1,20 @@
+"""Events that the commands could not have written in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cask_eval.errors import StateError
+from cask_eval.ledger.state import StudyState, require
+from cask_eval.verify.evidence import Evidence
+
+
+def faults(e: Evidence, *kinds: str) -> Iterator[str]:
+    """One line per event of these kinds that its predecessors do not allow."""
+    own = e.own
+    for i, event in enumerate(own):
+        if event.event in kinds:
+            try:
+                require(StudyState.of(own[:i], e.study), event.event)
+            except StateError as error:
+                yield f"line {event.seq + 1}: {str(error).split('; ')[0]}"

@@ -1,0 +1,104 @@
+"""Verify one study: every check over the evidence, and what the outcome is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cask_eval.errors import FAILED, OK, PARTIAL
+from cask_eval.verify.check import Result
+from cask_eval.verify.checks import CHECKS, OPEN
+from cask_eval.verify.evidence import Evidence
+from cask_eval.workspace import Workspace
+
+Level = Literal["L0", "L1", "L2", "L3"]
+LEVELS: dict[Level, str] = {
+    "L0": "self-asserted: consistent in itself, dated by nobody but its author",
+    "L1": "pushed to a third party's git",
+    "L2": "anchored by a time-stamp authority",
+    "L3": "public log, or run by the reviewer",
+}
+
+NOT_PROVEN = """What this does not prove:
+- that nobody ran the held-out problems outside the runner before, or threw such runs away;
+- that the models wrote these outputs: without running trials again, records that agree with each other pass;
+- when anything happened: at level L0 the whole ledger, dates included, could have been written in one go;
+- that events at the end of the ledger were not cut off, unless a head or an anchor is compared;
+- that this was the author's only study of the question."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All results, and the evidence level reached. Exit code: 1 when a check fails; 3 when a claimed check could not
+    be done or the level is below the required one; else 0."""
+
+    study: str
+    results: list[Result]
+    level: Level
+    require: Level
+    head: str | None = None
+
+    @property
+    def failed(self) -> list[Result]:
+        return [r for r in self.results if r.status == "fail"]
+
+    @property
+    def undone(self) -> list[Result]:
+        return [r for r in self.results if r.status == "not_checked" and r.claimed]
+
+    @property
+    def exit_code(self) -> int:
+        if self.failed:
+            return FAILED
+        return PARTIAL if self.undone or self.level < self.require else OK
+
+    @property
+    def summary(self) -> str:
+        if self.failed:
+            return f"{self.study}: FAILED {', '.join(r.id for r in self.failed)}"
+        gaps = [f"not checked: {', '.join(r.id for r in self.undone)}"] if self.undone else []
+        if self.level < self.require:
+            gaps.append(f"evidence level {self.level}, required {self.require}")
+        return f"{self.study}: nothing found wrong" + (f"; incomplete ({'; '.join(gaps)})" if gaps else "")
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per check."""
+        return [r.line for r in self.results]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": "cask-eval/verdict/1",
+            "study": self.study,
+            "exit_code": self.exit_code,
+            "summary": self.summary,
+            "level": self.level,
+            "level_meaning": LEVELS[self.level],
+            "require": self.require,
+            "head": self.head,
+            "checks": [r.to_json() for r in self.results],
+            "does_not_prove": NOT_PROVEN.splitlines()[1:],
+        }
+
+
+def verify(
+    workspace: Workspace | str | Path, study: str, *, head: str | None = None, require: Level = "L2"
+) -> Verdict:
+    """Check everything that `study` left in the workspace. `head` is a ledger hash that the reviewer noted earlier.
+
+    Reads files only: no network, no torch, and nothing in the evidence is executed. Raises CaskError when the study's
+    name is not one.
+    """
+    if require not in LEVELS:
+        raise ValueError(f"require is {require!r}; use one of {', '.join(LEVELS)}")
+    place = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    return judge(Evidence.load(place, study, head), require)
+
+
+def judge(evidence: Evidence, require: Level = "L2") -> Verdict:
+    """The verdict on evidence that is loaded already."""
+    results = [check.run(evidence) for check in CHECKS]
+    results += [Result(id, title, "not_checked", [why], claimed=False) for id, (title, why) in OPEN.items()]
+    results.sort(key=lambda r: r.id)
+    return Verdict(evidence.study, results, "L0", require, evidence.head)
