@@ -211,6 +211,18 @@ def test_rows_of_unequal_quota_equal_rows_on_their_own():
             assert not batch[:, r, :, n:].any()
 
 
+def test_rows_in_blocks_give_the_same_picks(monkeypatch):
+    e = entries(geometry(), lengths=(20, 14, 7))
+    mask = e.positions >= 0
+    scores = torch.randn(mask.shape, generator=torch.Generator().manual_seed(9))
+    quota = torch.tensor([8, 9, 7])[None, :, None].expand(mask.shape[:-1])
+    whole = Diverse(path="gram").select(scores, mask, quota, e)
+    for rows in (0, 1, 5):
+        monkeypatch.setattr("cask_methods.selectors.diverse._GRAM_BYTES", rows * 20 * 20 * 4)
+        assert torch.equal(Diverse(path="gram").select(scores, mask, quota, e), whole)
+        assert torch.equal(Diverse().select(scores, mask, quota, e), whole)
+
+
 def test_spaces_differ_as_named():
     """Two values that share a large mean resemble each other until it is taken away; keys are another matter."""
     values = torch.tensor([[10.0, 1, 0], [10, -1, 0], [10, 0, 1], [10, 0, -1]])

@@ -49,6 +49,21 @@ def test_keeps_exactly_the_target_and_all_that_is_protected(method):
         assert int(protected[:, r].sum(-1).max()) <= method.protected_count(int(e.prompt_tokens[r]))
 
 
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_counts_hold_for_any_lengths_and_budgets(data):
+    method = data.draw(st.sampled_from(EVICTING))
+    lengths = data.draw(st.lists(st.integers(8, 24), min_size=1, max_size=4))
+    prompts = [data.draw(st.integers(0, n // 2)) for n in lengths]
+    floors = [method.protected_count(p) for p in prompts]
+    target = [data.draw(st.integers(min(n, floor), n)) for n, floor in zip(lengths, floors, strict=True)]
+    geo = geometry(layers=2, head_dim=4)
+    e = entries(geo, lengths, prompts, seed=data.draw(st.integers(0, 999)))
+    keep = policy(method, geo).keep(e, torch.tensor(target))
+    assert (keep.sum(-1) == torch.tensor(target)[None, :, None]).all()
+    assert not ((method.protected(e) & ~keep) | (keep & (e.positions < 0))).any()
+
+
 @pytest.mark.parametrize("method", EVICTING, ids=IDS)
 def test_a_batch_of_unequal_lengths_equals_singles(method):
     geo = geometry()

@@ -85,8 +85,8 @@ def test_score_is_the_expected_rotated_attention_logit():
     query = torch.cat([stats.c_re[0, 0], stats.c_im[0, 0]]).tolist()
     want = torch.zeros(6, dtype=torch.float64)
     for offset in OFFSETS:
-        rotated = torch.tensor(rotate(query, int(e.length[0]) + offset, geo.inv_freq.tolist(), 1.0), dtype=torch.float64)
-        want += e.keys[0, 0, 0] @ rotated / len(OFFSETS)
+        rotated = rotate(query, int(e.length[0]) + offset, geo.inv_freq.tolist(), 1.0)
+        want += e.keys[0, 0, 0] @ torch.tensor(rotated, dtype=torch.float64) / len(OFFSETS)
     assert (got - want).abs().max() < 1e-9
 
 

@@ -15,6 +15,7 @@ SPACES = ("values", "values_centred", "keys")
 TAUS = ("std", "1", "range")
 
 _GRAM_BYTES = 1 << 31
+_GRAM_ENTRIES_PER_PICK = 16
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Diverse:
     space: where cosines are taken: ``values``, ``values_centred`` (less the candidates' mean), or ``keys`` (rotated,
         as cached). When a decision is shared over layers or heads, the unit vectors of all of them are concatenated,
         so that the cosine is the mean cosine.
-    path: ``auto`` computes the Gram matrix when a row has at most four entries per pick and 2 GiB suffice, and
-        otherwise one product per pick (``gram`` and ``incremental`` force either). Both make the same picks up to
-        rounding of the cosines.
+    path: ``auto`` computes Gram matrices (for as many rows at a time as fit 2 GiB) when a row has at most 16 entries
+        per pick, about where one CPU thread breaks even, and otherwise one product per pick (``gram`` and
+        ``incremental`` force either). Both make the same picks up to rounding of the cosines.
 
     Protected entries do not seed S: the penalty would otherwise reach everything that resembles the prompt.
     """
@@ -109,9 +110,16 @@ def greedy(scores: Tensor, candidates: Tensor, weight: Tensor, unit: Tensor, quo
     """
     rows, n = scores.shape
     steps = int(quota.max()) if rows else 0
+    fit = _GRAM_BYTES // (n * n * unit.element_size())
     if path == "auto":
-        small = n <= 4 * steps and rows * n * n * unit.element_size() <= _GRAM_BYTES
-        path = "gram" if small else "incremental"
+        path = "gram" if n <= _GRAM_ENTRIES_PER_PICK * steps and fit else "incremental"
+    if path == "gram" and rows > max(1, fit):
+        order = torch.zeros(rows, steps, dtype=torch.long, device=scores.device)
+        for start in range(0, rows, max(1, fit)):
+            part = slice(start, start + max(1, fit))
+            got = greedy(scores[part], candidates[part], weight[part], unit[part], quota[part], path)
+            order[part, : got.shape[1]] = got
+        return order
     gram = (unit @ unit.transpose(1, 2)).view(rows * n, n) if path == "gram" else None
     left = scores.masked_fill(~candidates, -torch.inf)
     nearest = torch.zeros_like(scores)
