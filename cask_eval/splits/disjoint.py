@@ -53,8 +53,8 @@ def _positions(threshold: str) -> int:
     try:
         share = Decimal(threshold)
     except InvalidOperation:
-        share = Decimal(0)
-    if not 0 < share <= 1:
+        share = Decimal("NaN")
+    if share.is_nan() or not 0 < share <= 1:
         raise ValueError(f"threshold is {threshold!r}; write a decimal above 0 and at most 1, such as {THRESHOLD!r}")
     return math.ceil(share * HASHES)
 
