@@ -203,6 +203,19 @@ def test_binding_reads_and_checks_statistics(tmp_path):
         Alpha().bind(geo, None)
 
 
+def test_calibrator_measures_what_binding_accepts(tmp_path):
+    geo = geometry()
+    accumulator = TriAttention.calibrator(geo)
+    for layer in range(geo.layers):
+        accumulator.add(layer, torch.randn(5, geo.query_heads, geo.head_dim))
+    accumulator.finish({"source": "here"}).save(tmp_path / "s.safetensors")
+    measured = Alpha.read_calibration(tmp_path / "s.safetensors")
+    assert measured.model == geo.name and measured.provenance == {"source": "here", "tokens": 5}
+    TriAttention().bind(geo, str(tmp_path / "s.safetensors"))
+    with pytest.raises(MethodError, match="needs no calibration"):
+        RandomPP.calibrator(geo)
+
+
 def test_bfloat16_caches_are_scored_in_fp32():
     geo = geometry()
     e = entries(geo)

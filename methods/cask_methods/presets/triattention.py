@@ -53,8 +53,18 @@ class TriAttention(Evicting):
     def read_calibration(cls, path: Any) -> calibration.Statistics:
         return calibration.load(path)
 
-    def scorer(self) -> Any:
+    def scorer(self) -> TriAttentionScorer:
         return TriAttentionScorer(self.mode, self.normalise, self.aggregation, self.group)
 
-    def selector(self) -> Any:
+    def selector(self) -> Selector:
         return TopK()
+
+    @classmethod
+    def calibrator(cls, geometry: Geometry) -> Accumulator:
+        return Accumulator(geometry.layers, geometry.query_heads, geometry.head_dim, inv_freq=geometry.inv_freq,
+                           model=geometry.name)
+
+    @classmethod
+    def read_calibration(cls, path: str | Path) -> Statistics:
+        """Statistics from our own safetensors file or from an official ``.pt`` file. Raises MethodError."""
+        return load(path)
