@@ -1,0 +1,480 @@
+"""What a report says, gathered once and printed by every format: texts and printed numbers, no markup.
+
+Everything that someone else wrote (names, hypothesis, problem ids) has passed `format.one_line`; escaping is the
+business of each format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
+
+from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult
+from cask_eval.ledger.events import (
+    ArmChoice,
+    Close,
+    Consume,
+    Environment,
+    Event,
+    PackageLock,
+    Records,
+    Register,
+    Select,
+)
+from cask_eval.protocol.model import Branch, Protocol, Strict
+from cask_eval.report import format as fmt
+from cask_eval.report.limits import LEVELS, limits
+
+T = TypeVar("T", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `verify`: id such as V01, what was checked, how it came out, and anything worth adding."""
+
+    id: str
+    title: str
+    status: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    preset: str
+    params: str
+    budget: str
+    accuracy: str
+    correct: str
+    mean_cache: str
+    pooled_cache: str
+    peak_cache: str
+    kept: str
+    active: str
+    output_tokens: str
+    truncated: int
+    failed: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Flip:
+    """`better` names the arm that did better."""
+
+    problem: str
+    baseline: str
+    candidate: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`p` holds the p-value of every test by name, the registered one first. Differences are percentage points."""
+
+    name: str
+    outcome: str
+    n: int
+    samples: int
+    effect: str
+    error: str
+    interval: str
+    interval_adjusted: str
+    wins: int
+    losses: int
+    ties: int
+    p: dict[str, str]
+    p_registered: str
+    p_adjusted: str
+    p_veto: str
+    verdict: str
+    ratio: str
+    ratio_interval: str
+    reasons: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    flips: tuple[Flip, ...]
+
+    @property
+    def wlt(self) -> str:
+        return f"{self.wins} / {self.losses} / {self.ties}"
+
+    @property
+    def outcome_word(self) -> str:
+        """A void cell must not be overlooked."""
+        return self.outcome.upper() if self.outcome == "void" else self.outcome
+
+
+@dataclass(frozen=True)
+class DevScores:
+    """Dev accuracy, cell × configuration; `chosen` holds the column chosen in each row. `mean` is the last row."""
+
+    configs: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...], int], ...]
+    mean: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """One arm's budget as frozen on the dev split: nominal b, matched b′, its mean cache and what it had to match."""
+
+    cell: str
+    arm: str
+    preset: str
+    params: str
+    trigger: str
+    delta: int
+    nominal: int
+    budget: int
+    dev_mean: str
+    reference_mean: str
+    ratio: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was frozen before the held-out split was touched."""
+
+    rule: str
+    scores: DevScores | None
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the provenance: a digest or another plain value."""
+
+    name: str
+    text: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One ledger event."""
+
+    seq: int
+    event: str
+    time: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    study: str
+    hypothesis: str
+    branch: str
+    decision: str
+    label: str
+    level: str
+    level_text: str
+    test: str
+    counts: str
+    tests: tuple[str, ...]
+    interval_level: str
+    adjusted_level: str
+    ratio_level: str
+    cells: tuple[Cell, ...]
+    branches: tuple[tuple[str, str, str], ...]
+    plan: Plan | None
+    deviations: tuple[str, ...]
+    checks: tuple[Check, ...]
+    limits: tuple[str, ...]
+    provenance: tuple[Fact, ...]
+    packages: tuple[tuple[str, str], ...]
+    steps: tuple[Step, ...]
+    analysis: AnalysisDocument
+
+
+def gather(
+    analysis: AnalysisDocument,
+    protocol: Protocol,
+    events: Iterable[Event],
+    checks: Sequence[Check] = (),
+    level: str = "L0",
+) -> ReportData:
+    """Collect what the report prints. `events` may be a whole ledger: other studies' events are passed over.
+
+    `level` is the evidence level that `verify` found; without its word it is the lowest. Raises ValueError when the
+    analysis and the protocol are of different studies.
+    """
+    if analysis.study != protocol.study:
+        raise ValueError(f"the analysis is of study {analysis.study}, the protocol of {protocol.study}")
+    if level not in LEVELS:
+        raise ValueError(f"evidence level {level!r} is none of {', '.join(LEVELS)}")
+    mine = [e for e in events if e.study == analysis.study]
+    select = _payload(mine, "select", Select)
+    first = analysis.cells[0] if analysis.cells else None
+    others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
+
+    return ReportData(
+        study=analysis.study,
+        hypothesis=fmt.one_line(analysis.hypothesis),
+        branch=fmt.one_line(analysis.branch),
+        decision=fmt.one_line(analysis.decision),
+        label=analysis.label,
+        level=level,
+        level_text=LEVELS[level],
+        test=_test(analysis, protocol),
+        counts=_counts(analysis),
+        tests=tuple(fmt.words(name) for name in [analysis.procedure, *others]),
+        interval_level=fmt.level(first.interval.level) if first else "",
+        adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
+        ratio_level=fmt.level(first.matched.interval.level) if first else "",
+        cells=tuple(_cell(c, [analysis.procedure, *others], analysis, protocol) for c in analysis.cells),
+        branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
+        plan=_plan(select, protocol) if select else None,
+        deviations=tuple(_deviations(analysis, mine)),
+        checks=tuple(Check(fmt.one_line(c.id), fmt.one_line(c.title), fmt.one_line(c.status),
+                           tuple(fmt.one_line(d) for d in c.details)) for c in checks),
+        limits=tuple(limits(analysis, protocol, level, verified=bool(checks))),
+        provenance=tuple(_provenance(analysis, mine)),
+        packages=tuple(_packages(mine)),
+        steps=tuple(Step(e.seq, e.event, e.time, e.hash) for e in mine),
+        analysis=analysis,
+    )
+
+
+def _test(a: AnalysisDocument, protocol: Protocol) -> str:
+    over = f"over {a.family} registered cells" if a.family != 1 else "over one registered cell"
+    correction = f"{a.correction.capitalize()} {over}" if a.correction != "none" else "no correction for multiplicity"
+    return (f"{fmt.words(a.procedure)}, {a.alternative}, α = {fmt.alpha(a.alpha)}, {correction}; "
+            f"a cell is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}")
+
+
+def _counts(a: AnalysisDocument) -> str:
+    null = len(a.cells) - a.positive_cells - a.negative_cells - a.void_cells
+    return (f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void "
+            f"of {a.family} registered {'cell' if a.family == 1 else 'cells'}")
+
+
+def _condition(branch: Branch) -> str:
+    if branch.when is None:
+        return "otherwise"
+    given = branch.when.model_dump(exclude_none=True)
+    return " and ".join(f"{name.replace('_', ' ')} {_relation(condition)}" for name, condition in given.items())
+
+
+def _relation(condition: str) -> str:
+    sign, number = condition.rstrip("0123456789").strip(), condition.lstrip("<>=! ")
+    return {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}.get(sign, sign) + "\N{NO-BREAK SPACE}" + number
+
+
+def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol: Protocol) -> Cell:
+    m = c.matched
+    # Before correction, this is where the line runs.
+    share = analysis.family if analysis.correction != "none" else 1
+    line = {analysis.procedure: str(fmt.value(analysis.alpha) / max(share, 1))}
+    return Cell(
+        name=fmt.one_line(c.cell),
+        outcome=c.outcome,
+        n=c.n,
+        samples=c.samples,
+        effect=fmt.points(c.difference),
+        error=fmt.spread(c.standard_error),
+        interval=fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high)),
+        interval_adjusted=fmt.bracket(fmt.points(c.interval_adjusted.low), fmt.points(c.interval_adjusted.high)),
+        wins=c.wins,
+        losses=c.losses,
+        ties=c.ties,
+        p={fmt.words(name): fmt.p_value(c.p[name], line.get(name)) if name in c.p else fmt.DASH for name in order},
+        p_registered=fmt.p_value(c.p_registered, line[analysis.procedure]),
+        p_adjusted=fmt.p_value(c.p_adjusted, analysis.alpha),
+        p_veto=fmt.p_value(c.p_veto, protocol.test.veto.alpha),
+        verdict=m.verdict,
+        ratio=fmt.ratio(m.ratio),
+        ratio_interval=fmt.bracket(fmt.ratio(m.interval.low), fmt.ratio(m.interval.high)),
+        reasons=tuple(fmt.one_line(r) for r in m.reasons),
+        arms=tuple(_arm(name, arm) for name, arm in _in_order(c.arms, protocol)),
+        flips=tuple(
+            Flip(fmt.one_line(f.problem), f"{f.baseline}/{c.samples}", f"{f.candidate}/{c.samples}",
+                 "candidate" if f.candidate > f.baseline else "baseline") for f in c.flips
+        ),
+    )
+
+
+def _arm(name: str, a: ArmResult) -> Arm:
+    return Arm(
+        name=fmt.one_line(name),
+        preset=fmt.one_line(a.preset),
+        params=fmt.params(a.params),
+        budget=f"{a.budget:,}",
+        accuracy=fmt.percent(a.accuracy),
+        correct=f"{a.correct:,}/{a.trials:,}",
+        mean_cache=fmt.entries(a.mean_cache),
+        pooled_cache=fmt.entries(a.pooled_cache),
+        peak_cache=fmt.entries(a.peak_cache),
+        kept=fmt.span(a.kept_min, a.kept_max),
+        active=fmt.percent(a.active),
+        output_tokens=fmt.entries(a.mean_output_tokens),
+        truncated=a.truncated,
+        failed=a.failed,
+        missing=a.missing,
+    )
+
+
+def _in_order(arms: Mapping[str, object], protocol: Protocol) -> list[tuple]:
+    """Arms as the protocol runs them. A document read from JSON has them sorted by name; that order means nothing."""
+    known = [name for name in protocol.arms if name in arms]
+    return [(name, arms[name]) for name in [*known, *sorted(set(arms) - set(known))]]
+
+
+def _plan(select: Select, protocol: Protocol) -> Plan:
+    nominal = {c.name: c.budget for c in protocol.cells}
+    return Plan(
+        rule=fmt.one_line(select.rule),
+        scores=_scores(select, [c.name for c in protocol.cells]),
+        matches=tuple(
+            _match(cell, name, choice, nominal[cell])
+            for cell in nominal if cell in select.arms for name, choice in _in_order(select.arms[cell], protocol)
+        ),
+    )
+
+
+def _match(cell: str, name: str, choice: ArmChoice, nominal: int) -> Match:
+    reference = fmt.value(choice.reference_mean)
+    return Match(
+        cell=fmt.one_line(cell),
+        arm=fmt.one_line(name),
+        preset=fmt.one_line(choice.preset),
+        params=fmt.params(choice.params),
+        trigger=fmt.one_line(choice.schedule.trigger),
+        delta=choice.schedule.delta,
+        nominal=nominal,
+        budget=choice.schedule.budget,
+        dev_mean=fmt.entries(choice.dev_mean),
+        reference_mean=fmt.entries(choice.reference_mean),
+        ratio=fmt.fixed(fmt.value(choice.dev_mean) / reference, 3) if reference else fmt.DASH,
+    )
+
+
+def _scores(select: Select, order: list[str]) -> DevScores | None:
+    """The table by which the rule chose; None when there was nothing to choose from."""
+    cells = [c for c in order if c in select.scores]
+    configs = sorted({config for c in cells for config in select.scores[c]}, key=_config_order)
+    if len(configs) < 2:
+        return None
+
+    def mean(config: str) -> str:
+        given = [fmt.value(select.scores[c][config]) for c in cells if config in select.scores[c]]
+        return fmt.percent(str(sum(given, Fraction(0)) / len(given)))
+
+    return DevScores(
+        configs=tuple(fmt.one_line(c) or "as given" for c in configs),
+        rows=tuple(
+            (fmt.one_line(c),
+             tuple(fmt.percent(select.scores[c][k]) if k in select.scores[c] else fmt.DASH for k in configs),
+             configs.index(select.chosen[c]) if select.chosen.get(c) in configs else -1)
+            for c in cells
+        ),
+        mean=tuple(mean(k) for k in configs),
+    )
+
+
+def _config_order(config: str) -> list[tuple]:
+    """Numbers by size, so that 0.5 does not come after 0.25 by accident of spelling; other values by name."""
+    key: list[tuple] = []
+    for part in config.split(","):
+        name, _, given = part.partition("=")
+        try:
+            key.append((name, 0, fmt.value(given), ""))
+        except (ValueError, ZeroDivisionError):
+            key.append((name, 1, Fraction(0), given))
+    return key
+
+
+def _deviations(a: AnalysisDocument, events: list[Event]) -> list[str]:
+    """What did not go as planned, or should be known when reading the numbers."""
+    lines = [fmt.one_line(n) for n in a.notes]
+    register, consume, close = (
+        _payload(events, "register", Register), _payload(events, "consume", Consume), _payload(events, "close", Close)
+    )
+    if register:
+        lines += [f"Warning at registration: {fmt.one_line(w)}" for w in register.warnings]
+    for e in events:
+        if e.event == "amend":
+            reason = e.payload.get("reason")
+            said = f": {fmt.one_line(str(reason))}" if reason else "."
+            lines.append(f"The protocol was amended at {e.time}{said}")
+
+    broken = [Records.model_validate(e.payload) for e in events if e.event == "records"]
+    interrupted = sum(not r.complete for r in broken)
+    if interrupted:
+        times = "once" if interrupted == 1 else f"{interrupted} times"
+        lines.append(f"The held-out run was interrupted {times} and went on within its one attempt.")
+
+    if register and consume:
+        lines += _differences(register.environment, consume.environment, "registration", "the held-out run")
+    if consume and close:
+        lines += _differences(consume.environment, close.environment, "the start of the held-out run", "its end")
+    if register and close:
+        lines += _changed_methods(register.methods, close.methods)
+    return lines
+
+
+def _differences(old: Environment, new: Environment, then: str, now: str) -> list[str]:
+    a, b = ({**e.model_dump(exclude={"packages"}), **e.packages} for e in (old, new))
+    return [
+        f"{fmt.one_line(name)} differed between {then} ({_said(a.get(name))}) and {now} ({_said(b.get(name))})."
+        for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)
+    ]
+
+
+def _said(text: str | None) -> str:
+    if text is None:
+        return "absent"
+    return fmt.short(text) if text.startswith("sha256:") else fmt.one_line(text)
+
+
+def _changed_methods(old: list[PackageLock], new: list[PackageLock]) -> list[str]:
+    was = {p.name: p.digest for p in old}
+    return [
+        f"The source of {fmt.one_line(p.name)} at the end of the run is not the one registered."
+        for p in new if was.get(p.name) != p.digest
+    ]
+
+
+def _provenance(a: AnalysisDocument, events: list[Event]) -> list[Fact]:
+    facts = [Fact("registration", "the ledger's register event", a.registration)]
+    register = _payload(events, "register", Register)
+    if register:
+        facts.append(Fact("protocol", fmt.one_line(register.protocol_path), register.protocol_digest))
+        for role, split in register.splits.items():
+            name = "held-out split" if role == "heldout" else f"{role} split"
+            facts.append(Fact(name, f"{fmt.one_line(split.path)}, {split.count:,} problems", split.digest))
+        facts += [Fact("methods", f"{fmt.one_line(m.name)} {fmt.one_line(m.version)}", m.digest)
+                  for m in register.methods]
+        facts += [Fact("model", f"{m.name} ({fmt.one_line(m.id)})", m.digest) for m in register.models]
+    close = _payload(events, "close", Close)
+    if close:
+        facts.append(Fact("records", f"{fmt.one_line(close.records.path)}, {close.records.count:,} records",
+                          close.records.merkle_root))
+    ran = _ran(events)
+    if ran:
+        device = ", ".join(fmt.one_line(t) for t in (ran.device, ran.cuda and f"CUDA {ran.cuda}",
+                                                     ran.driver and f"driver {ran.driver}") if t)
+        facts += [
+            Fact("toolkit", "cask-eval", ran.toolkit),
+            Fact("environment", f"Python {fmt.one_line(ran.python)}, {fmt.one_line(ran.platform)}"),
+            Fact("device", device),
+        ]
+    return facts
+
+
+def _packages(events: list[Event]) -> list[tuple[str, str]]:
+    ran = _ran(events)
+    return sorted((fmt.one_line(k), fmt.one_line(v)) for k, v in ran.packages.items()) if ran else []
+
+
+def _ran(events: list[Event]) -> Environment | None:
+    """What ran the held-out split, or what registered it when that is all there is."""
+    source = _payload(events, "consume", Consume) or _payload(events, "register", Register)
+    return source.environment if source else None
+
+
+def _payload(events: list[Event], kind: str, model: type[T]) -> T | None:
+    """The last event of a kind; there should be one at most, and `verify` says so when there are more."""
+    for event in reversed(events):
+        if event.event == kind:
+            return model.model_validate(event.payload)
+    return None

@@ -1,0 +1,44 @@
+"""What a report does not prove, in plain words. A reader should not have to infer it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from cask_eval.decide.model import AnalysisDocument
+from cask_eval.protocol.model import Protocol
+
+# Evidence level → what stands behind the dates and the completeness of the ledger.
+LEVELS = {
+    "L0": "self-asserted",
+    "L1": "pushed to a third party's git host",
+    "L2": "time-stamped by an authority",
+    "L3": "in a public log, or run by a reviewer",
+}
+
+
+def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified: bool) -> Iterator[str]:
+    """The limits that apply to this study, the most important first."""
+    if not verified:
+        yield "This report was printed without verification. Run cask-eval verify on the study before relying on it."
+    if level == "L0":
+        yield ("Nobody but the author vouches for the dates: a whole ledger could have been written after the results "
+               "were known.")
+    elif level == "L1":
+        yield "The dates are those of the git host, and hold as far as its history cannot be rewritten."
+    if level != "L3":
+        yield ("Runs outside this toolkit leave no trace here: the held-out problems may have been tried in private "
+               "before registration.")
+        yield ("That the models wrote these outputs is shown only by running trials again "
+               "(cask-eval verify --reexecute).")
+    if Decimal(protocol.generation.temperature) == 0:
+        yield ("Decoding was greedy, so no output depends on a seed drawn from the registration: outputs made before "
+               "registration would look the same.")
+    yield ("Other studies on the same problems may exist and not be shown; those in the same ledger can be found, "
+           "others cannot.")
+    if analysis.label == "exploratory":
+        yield "The study is exploratory: its p-values describe the data and do not confirm the hypothesis."
+    yield ("A null cell is not evidence that the arms are equal: its interval shows which differences remain "
+           "possible.")
+    yield "The result holds for these models, problems, budgets and prompts; nothing here measures any other."
+    yield "Memory is counted in resident cache entries. Speed and the allocator's overhead were not measured."
