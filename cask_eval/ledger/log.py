@@ -149,7 +149,8 @@ def _parse(line: bytes) -> Event:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "line"
-        raise ValueError(f"is not a {error.title} event: {field}: {first['msg']}") from None
+        what = "event" if error.title == "Event" else f"payload of {event.event!r}"
+        raise ValueError(f"is not a valid {what}: {field}: {first['msg']}") from None
     return event
 
 

@@ -1,0 +1,57 @@
+"""Valid payloads of every kind of event, as small as they can be."""
+
+from __future__ import annotations
+
+from cask_eval.canonical import ZERO
+from cask_eval.ledger.events import (
+    Analysis,
+    ArmChoice,
+    Close,
+    Consume,
+    DevRun,
+    Environment,
+    Records,
+    RecordsCommit,
+    Register,
+    ScheduleLock,
+    Select,
+    SplitLock,
+)
+from cask_eval.protocol.model import Strict
+
+COMMIT = RecordsCommit(path="reports/s/dev.jsonl", count=1, merkle_root=ZERO)
+ENVIRONMENT = Environment(
+    python="3.11.7", platform="any", device="cpu", cuda=None, driver=None, packages={}, toolkit=ZERO
+)
+CHOICE = ArmChoice(
+    preset="alpha",
+    params={"delta": 16},
+    schedule=ScheduleLock(trigger="slack", budget=64, delta=16, prompt="pinned"),
+    dev_mean="64/1",
+    reference_mean="64/1",
+)
+SPLIT = SplitLock(path="splits/a.json", digest=ZERO, merkle_root=ZERO, count=1)
+
+
+def make_payload(kind: str, *, session: int = 1, complete: bool = True) -> Strict:
+    """A valid payload of `kind`; only `records` reads the options."""
+    return {
+        "register": Register(
+            protocol_path="prereg/s.yaml",
+            protocol_raw=ZERO,
+            protocol_digest=ZERO,
+            protocol={"study": "s"},
+            splits={"dev": SPLIT, "heldout": SPLIT},
+            methods=[],
+            models=[],
+            environment=ENVIRONMENT,
+            warnings=["ä \u2028"],
+        ),
+        "dev_run": DevRun(records=COMMIT, matched={"m/b64": {"": CHOICE}}, methods=[]),
+        "select": Select(rule="max", scores={}, chosen={"m/b64": ""}, arms={"m/b64": {"baseline": CHOICE}}),
+        "consume": Consume(expected=1, keys=ZERO, environment=ENVIRONMENT),
+        "records": Records(session=session, complete=complete, records=COMMIT),
+        "close": Close(records=COMMIT, methods=[], environment=ENVIRONMENT),
+        "analysis": Analysis(digest=ZERO, branch="A", decision="adopt"),
+    }[kind]
+
