@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
-from cask_eval.engine.contract import Geometry
+from cask_eval.engine.contract import Geometry, Selector
 from cask_eval.engine.method import param
-from cask_methods import calibration
+from cask_methods.calibration import Accumulator, Statistics, load
 from cask_methods.presets._evicting import Evicting
 from cask_methods.scorers.triattention import TriAttentionScorer
 from cask_methods.selectors.top_k import TopK
@@ -43,15 +44,6 @@ class TriAttention(Evicting):
     aggregation: str = param("mean", "Over the 17 distances 1, 2, 4, …, 65536.", source="published command line",
                              choices=("mean", "max"))
     group: str = param("max", "Over the query heads of a KV head.", source="published code", choices=("max", "mean"))
-
-    @classmethod
-    def calibrator(cls, geometry: Geometry) -> calibration.Accumulator:
-        return calibration.Accumulator(geometry.layers, geometry.query_heads, geometry.head_dim,
-                                       inv_freq=geometry.inv_freq, model=geometry.name)
-
-    @classmethod
-    def read_calibration(cls, path: Any) -> calibration.Statistics:
-        return calibration.load(path)
 
     def scorer(self) -> TriAttentionScorer:
         return TriAttentionScorer(self.mode, self.normalise, self.aggregation, self.group)
