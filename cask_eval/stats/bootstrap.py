@@ -1,12 +1,12 @@
 """The paired bootstrap: exact on the lattice, Monte Carlo off it.
 
 Resampling n problems with replacement makes S* a sum of n independent draws from the observed differences, so its
-distribution is the n-fold convolution of their empirical one (Davison & Hinkley 1997, §2.3): no seed, no number
+distribution is the n-fold convolution of their empirical one (Davison & Hinkley 1997, ch. 2): no seed, no number
 of replicates, no simulation error. Every term is positive, so each probability keeps its relative accuracy far
 into the tails; an FFT would lose everything below 1e-16.
 
 Off the lattice (`bootstrap_ratio_interval`) B replicates are drawn. The end points are the order statistics of rank
-(B+1)·a and (B+1)·(1−a) (Davison & Hinkley 1997, §5.2.1), which belongs with p = (1 + #)/(B+1): choose B so that
+(B+1)·a and (B+1)·(1−a) (Davison & Hinkley 1997, ch. 5), which belongs with p = (1 + #)/(B+1): choose B so that
 (B+1)·a is an integer, such as 9999.
 """
 
@@ -52,7 +52,7 @@ def paired_bootstrap(pairs: Pairs, alternative: Alternative = "two-sided") -> fl
 
     ``greater`` is P*(S* ≤ 0), small when the candidate is better; ``less`` is P*(S* ≥ 0); ``two-sided`` is
     min(1, 2·min of both). Zero counts on both sides: leaving it out gives a test of size up to .23.
-    The test inverts `percentile_interval` (Davison & Hinkley 1997, §5.2). Below about 20 problems that differ it
+    The test inverts `percentile_interval` (Davison & Hinkley 1997, ch. 5). Below about 20 problems that differ it
     rejects more often than its level. Raises ValueError on an unknown alternative.
     """
     check_alternative(alternative)

@@ -14,7 +14,7 @@ from cask_eval.stats.pairs import Pairs
 
 
 def mcnemar_exact(pairs: Pairs, alternative: Alternative = "two-sided") -> float:
-    """Exact conditional p (McNemar 1947; Fagerland, Lydersen & Laake 2013, eq. 5).
+    """Exact conditional p (McNemar 1947; Fagerland, Lydersen & Laake 2013, "exact conditional test").
 
     ``two-sided`` is min(1, 2·P(X ≤ min(w, l))); ``greater`` is P(X ≥ w), small when the candidate is better;
     ``less`` is P(X ≤ w). Raises ValueError unless K = 1.
@@ -29,7 +29,7 @@ def mcnemar_exact(pairs: Pairs, alternative: Alternative = "two-sided") -> float
 
 def mcnemar_midp(pairs: Pairs, alternative: Alternative = "two-sided") -> float:
     """Exact p less half the probability of what was observed, on each side that counts (Fagerland, Lydersen & Laake
-    2013, eq. 7). With w = l the two-sided value is 1; their supplement prints 1 − P(X = w)/2 there, on which no
+    2013, "mid-p test"). With w = l the two-sided value is 1; their supplement prints 1 − P(X = w)/2 there, on which no
     decision depends. Raises ValueError unless K = 1.
     """
     check_alternative(alternative)

@@ -79,7 +79,7 @@ class Pairs:
     @property
     def standard_error(self) -> float:
         """√(Σ(d − d̄)²/n²), the population formula. It is exactly the standard deviation of the bootstrap
-        distribution of the mean (Efron & Tibshirani 1993, eq. 5.12); the sample formula is √(n/(n−1)) larger."""
+        distribution of the mean (Efron & Tibshirani 1993, ch. 5); the sample formula is √(n/(n−1)) larger."""
         square = sum(j * j * c for j, c in enumerate(self.counts, -self.samples))
         return sqrt(Fraction(self.n * square - self.total**2, self.n)) / (self.n * self.samples)
 

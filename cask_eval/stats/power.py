@@ -22,7 +22,7 @@ def expected_discordant(n: int, discordance: float) -> float:
 def connor_sample_size(
     difference: float, discordance: float, alpha: float, power: float = 0.8, alternative: Alternative = "two-sided"
 ) -> int:
-    """Problems needed: ⌈(z₁₋α/₂·√q + z_power·√(q − δ²))²/δ²⌉ (Connor 1987, eq. 4); z₁₋α when one-sided.
+    """Problems needed: ⌈(z₁₋α/₂·√q + z_power·√(q − δ²))²/δ²⌉ (Connor 1987, Biometrics 43); z₁₋α when one-sided.
 
     Raises ValueError unless 0 < |δ| ≤ q ≤ 1, 0 < α < 1 and ½ ≤ power < 1.
     """
@@ -79,7 +79,7 @@ def exact_power(
     """Probability that exact McNemar rejects in the direction of the difference; for a one-sided test, in the
     direction it looks at.
 
-    Σ_d Binomial(d; n, q)·P(reject | d): the number of discordant pairs is random too (Connor 1987, §3). Raises
+    Σ_d Binomial(d; n, q)·P(reject | d): the number of discordant pairs is random too (Connor 1987). Raises
     ValueError unless |δ| ≤ q ≤ 1, 0 < α < 1 and n ≥ 1.
     """
     _check_design(discordance, alpha, 0.5, alternative, n)

@@ -1,0 +1,245 @@
+from fractions import Fraction
+
+import pytest
+from small_study import BRANCHES, account, answers, choice, ids, protocol, record, select
+
+from cask_eval.canonical import ZERO, digest
+from cask_eval.decide.analysis import analyse
+from cask_eval.errors import RecordError
+from cask_eval.ledger.events import Select
+
+BOOTSTRAP = {"procedure": "paired_bootstrap"}
+
+
+def run(study, records, n, chosen=None, label="confirmatory"):
+    return analyse(study, ZERO, chosen or select(study), records, ids(n), label=label)
+
+
+def both(cell, baseline, candidate, **rest):
+    return [*answers(cell, "baseline", baseline, **rest), *answers(cell, "candidate", candidate, **rest)]
+
+
+def test_by_hand():
+    """Eight problems, two cells. b16: six wins, no loss; b32: one win, one loss."""
+    study = protocol(budgets=(16, 32), controls=("null",), test={"alpha": "0.07"})
+    records = [
+        *both("m/b16", "00000011", "11111111"),
+        *answers("m/b16", "null", "00000001"),
+        *both("m/b32", "01111111", "10111111"),
+        *answers("m/b32", "null", "........"),
+    ]
+    found = run(study, records, 8)
+    assert (found.family, found.branch, found.decision) == (2, "A", "adopt")
+    assert (found.positive_cells, found.negative_cells, found.void_cells) == (1, 0, 0)
+
+    first, second = found.cells
+    assert (first.cell, first.model, first.budget, first.n, first.samples) == ("m/b16", "m", 16, 8, 1)
+    assert (first.wins, first.losses, first.ties) == (6, 0, 2)
+    assert first.difference == "0.75"
+    assert first.standard_error == format((0.75 * 0.25 / 8) ** 0.5, ".9g")
+    assert first.p["mcnemar_exact"] == first.p_registered == "0.03125"  # 2/2⁶
+    assert first.p["mcnemar_midp"] == "0.015625"
+    assert first.p["paired_bootstrap"] == format(2 * 0.25**8, ".9g")
+    assert first.p_adjusted == "0.0625"  # two cells
+    assert first.p_veto == "1"
+    assert first.outcome == "positive"
+    assert (first.interval.level, first.interval_adjusted.level) == ("0.93", "0.965")
+    assert [(f.problem, f.baseline, f.candidate) for f in first.flips] == [(f"p{i}", 0, 1) for i in range(6)]
+
+    assert (second.p_registered, second.p_adjusted, second.outcome) == ("1", "1", "null")
+    assert [(f.problem, f.baseline, f.candidate) for f in second.flips] == [("p0", 0, 1), ("p1", 1, 0)]
+
+    assert first.matched.verdict == "matched"
+    assert set(first.arms) == {"baseline", "candidate", "null"}
+    assert (first.arms["baseline"].accuracy, first.arms["null"].accuracy) == ("0.25", "0.125")
+    assert (second.arms["null"].missing, second.arms["null"].mean_cache, second.arms["null"].active) == (8, "", "")
+
+
+def test_arm_numbers():
+    # 2 heads of 8 bytes. 12 steps grow 11 … 22: mean 33/2, peak 22. 40 steps at b = 16, Δ = 4: mean from the account.
+    long, short = account(16, steps=40), account(100, steps=12)
+    records = [
+        record("m/b16", "baseline", "p0", True, residency=long, kept_min=16, kept_max=16, output_tokens=41),
+        record("m/b16", "baseline", "p1", True, residency=short, kept_min=15, kept_max=17, output_tokens=13),
+        record("m/b16", "baseline", "p2", True, status="failed", residency=None, output_tokens=0),
+        record("m/b16", "baseline", "p3", False, residency=long, status="truncated", output_tokens=41),
+    ]
+    arm = run(protocol(), records, 5).cells[0].arms["baseline"]
+    assert (arm.preset, arm.budget) == ("triattention", 16)
+    assert (arm.trials, arm.correct, arm.missing, arm.failed, arm.truncated) == (5, 2, 1, 1, 1)
+    assert arm.accuracy == "0.4"
+    assert arm.mean_cache == format(float((2 * long.mean + short.mean) / 3), ".9g")
+    pooled = Fraction(2 * long.payload_bytes + short.payload_bytes, (40 + 40 + 12) * 2 * 8)
+    assert arm.pooled_cache == format(float(pooled), ".9g")
+    assert (arm.peak_cache, arm.kept_min, arm.kept_max) == ("22", 15, 17)
+    assert (arm.active, arm.mean_output_tokens) == (format(2 / 3, ".9g"), format(95 / 3, ".9g"))
+
+
+def test_missing_and_failed_trials_are_wrong():
+    study = protocol()
+    records = both("m/b16", "1.11", "11.1")
+    records[0] = record("m/b16", "baseline", "p0", True, status="failed", residency=None)
+    cell = run(study, records, 4).cells[0]
+    # p0: failed though graded right; p1, p2: missing. So candidate has p0 and p1 alone, baseline p2 alone.
+    assert (cell.wins, cell.losses, cell.ties) == (2, 1, 1)
+
+
+def test_sensitivity_note():
+    found = run(protocol(), both("m/b16", "0011.", "11111"), 5)
+    (note,) = [n for n in found.notes if "left no result" in n]
+    # 3 wins of 5; over the 4 complete problems 2 of 4; at worst the missing baseline answer was right: 2/5.
+    for part in ("1 baseline and 0 candidate", "difference 0.6", "4 complete problems 0.5", "between 0.4 and 0.6"):
+        assert part in note
+
+
+def test_samples_are_summed_per_problem():
+    study = protocol(samples=3, test=BOOTSTRAP)
+    records = []
+    for sample, (base, cand) in enumerate([("100", "111"), ("010", "110"), ("001", "110")]):
+        records += both("m/b16", base, cand, sample=sample)
+    cell = run(study, records, 3).cells[0]
+    # Right samples: baseline 1, 1, 1; candidate 3, 3, 1. Pairing sample by sample would find five wins.
+    assert (cell.wins, cell.losses, cell.ties, cell.samples) == (2, 0, 1, 3)
+    assert cell.difference == format(4 / 9, ".9g")
+    assert set(cell.p) == {"paired_bootstrap"}
+    assert cell.p_registered == format(2 / 27, ".9g")  # all three draws must hit the tie
+
+
+def test_a_void_cell_stays_in_the_family():
+    study = protocol(budgets=(16, 32), test=BOOTSTRAP, branches=[
+        {"name": "V", "when": {"void_cells": ">=1"}, "decision": "repeat"}, *BRANCHES])  # fmt: skip
+    strong = ("0" * 20, "1" * 12 + "0" * 8)
+    records = [
+        *both("m/b16", *strong),
+        *answers("m/b32", "baseline", strong[0]),
+        *answers("m/b32", "candidate", strong[1], residency=account(40, steps=60)),
+    ]
+    found = run(study, records, 20)
+    good, bad = found.cells
+    assert (good.outcome, bad.outcome) == ("positive", "void")
+    assert float(good.p_adjusted) == pytest.approx(2 * float(good.p_registered), rel=1e-8)  # m is still 2
+    assert bad.p_adjusted == "1" and bad.p_registered == good.p_registered
+    assert (found.positive_cells, found.void_cells, found.branch) == (1, 1, "V")
+
+
+def test_an_absent_cell_is_void():
+    study = protocol(budgets=(16, 32))
+    found = run(study, both("m/b16", "0" * 8, "1" * 8), 8)
+    assert [c.outcome for c in found.cells] == ["positive", "void"]
+    assert found.cells[1].p_adjusted == "1"
+    assert (found.cells[1].n, found.cells[1].ties, found.cells[1].matched.ratio) == (8, 8, "")
+
+
+def test_a_cell_the_selection_lacks_is_void():
+    study = protocol(budgets=(16, 32))
+    chosen = Select(rule="", scores={}, chosen={}, arms={"m/b16": select(study).arms["m/b16"]})
+    cell = run(study, both("m/b16", "0" * 8, "1" * 8) + both("m/b32", "0" * 8, "1" * 8), 8, chosen).cells[1]
+    assert (cell.outcome, cell.arms["candidate"].preset) == ("void", "alpha")
+    assert "froze no baseline and no candidate" in cell.matched.reasons[0]
+
+
+def test_the_frozen_budget_and_prompt_policy_are_used():
+    study = protocol()
+    chosen = Select(rule="", scores={}, chosen={}, arms={"m/b16": {
+        "baseline": choice("triattention", 14), "candidate": choice("alpha", 15, prompt="outside")}})  # fmt: skip
+    cell = run(study, both("m/b16", "0" * 8, "1" * 8), 8, chosen).cells[0]
+    assert (cell.arms["baseline"].budget, cell.arms["candidate"].budget) == (14, 15)
+    assert "prompt policies differ" in cell.matched.reasons[0] and cell.outcome == "void"
+
+
+class TestNegative:
+    losing = both("m/b16", "1" * 5 + "000", "0" * 8)
+
+    @pytest.mark.parametrize("veto, want", [("0.03125", "negative"), ("0.03", "null")])
+    def test_one_sided_and_uncorrected(self, veto, want):
+        # Five losses: one-sided p is 1/2⁵ = .03125; with four more cells a corrected level would miss it.
+        study = protocol(budgets=(16, 32, 48, 64), test={"veto": {"alpha": veto}})
+        cell = run(study, self.losing, 8).cells[0]
+        assert (cell.p_veto, cell.outcome) == ("0.03125", want)
+
+    def test_a_gain_is_never_negative(self):
+        study = protocol(test={"veto": {"alpha": "0.5"}})
+        assert run(study, both("m/b16", "0" * 7 + "1", "1" * 2 + "0" * 6), 8).cells[0].outcome == "null"
+
+    def test_a_significant_loss_is_not_positive(self):
+        study = protocol(test={"alpha": "0.5", "veto": {"alpha": "0.0001"}})
+        assert run(study, self.losing, 8).cells[0].outcome == "null"
+
+
+def test_one_sided_alternative():
+    study = protocol(test={"alternative": "greater"})
+    cell = run(study, both("m/b16", "0" * 8, "1" * 5 + "000"), 8).cells[0]
+    assert (cell.p_registered, cell.outcome) == ("0.03125", "positive")
+
+
+def test_no_correction():
+    study = protocol(budgets=(16, 32), test={"correction": "none"})
+    cell = run(study, both("m/b16", "0" * 8, "1" * 6 + "00"), 8).cells[0]
+    assert (cell.p_adjusted, cell.interval_adjusted, cell.outcome) == ("0.03125", cell.interval, "positive")
+
+
+def test_controls_never_decide():
+    study = protocol(controls=("null",))
+    base = both("m/b16", "01010101", "01010101")
+    plain = run(study, base, 8)
+    loud = run(study, [*base, *answers("m/b16", "null", "1" * 8, residency=account(60, steps=63))], 8)
+    assert plain.branch == loud.branch == "C"
+    assert plain.cells[0].matched == loud.cells[0].matched
+
+
+def test_few_flips_are_noted_for_the_bootstrap_only():
+    records = both("m/b16", "0" * 30, "1" * 5 + "0" * 25)
+    assert any("differ on 5 problems" in n for n in run(protocol(test=BOOTSTRAP), records, 30).notes)
+    assert run(protocol(), records, 30).notes == []
+
+
+def test_deterministic_and_independent_of_record_order():
+    study = protocol(budgets=(16, 32), samples=2, test=BOOTSTRAP)
+    records = []
+    for cell in ("m/b16", "m/b32"):
+        for sample in (0, 1):
+            for i, arm in enumerate(("baseline", "candidate")):
+                records += [
+                    record(cell, arm, f"p{j}", (j + i * sample) % 3 == 0, sample=sample, residency=account(16, 30 + j + i))
+                    for j in range(12)
+                ]
+    one = run(study, records, 12)
+    other = run(study, records[::-1], 12)
+    assert digest(one.model_dump(mode="json")) == digest(other.model_dump(mode="json"))
+    assert one.cells[0].matched.interval.low != one.cells[1].matched.interval.low  # each cell has its own seed
+
+
+def test_label_is_kept():
+    assert run(protocol(), [], 3, label="exploratory").label == "exploratory"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"problem": "p9"},
+        {"cell": "m/b99"},
+        {"arm": "other"},
+        {"sample": 1},
+        {"phase": "dev"},
+        {"config": "lambda=1"},
+        {"study": "another"},
+        {"registration": "sha256:" + "1" * 64},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_an_unexpected_record_is_refused(bad):
+    fields = {"cell": "m/b16", "arm": "baseline", "problem": "p0", "correct": True} | bad
+    with pytest.raises(RecordError):
+        run(protocol(), [record(**fields)], 4)
+
+
+def test_a_second_result_is_refused():
+    with pytest.raises(RecordError, match="twice"):
+        run(protocol(), [*answers("m/b16", "baseline", "0"), *answers("m/b16", "baseline", "1")], 4)
+
+
+@pytest.mark.parametrize("names", [[], ["p0", "p0"]])
+def test_problem_ids_must_be_distinct(names):
+    study = protocol()
+    with pytest.raises(ValueError, match="distinct"):
+        analyse(study, ZERO, select(study), [], names, label="confirmatory")
