@@ -20,8 +20,9 @@ class Workspace:
         for folder in (here, *here.parents):
             if (folder / "prereg").is_dir():
                 return cls(folder)
-        raise CaskError(f"{here}: neither this folder nor one above it holds prereg/; run `cask-eval init` in the one "
-                        "that should")
+        raise CaskError(
+            f"{here}: neither this folder nor one above it holds prereg/; run `cask-eval init` in the one that should"
+        )
 
     @property
     def ledger(self) -> Path:

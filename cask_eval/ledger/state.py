@@ -1,6 +1,6 @@
 """What the ledger says about a study, and which event may follow. Pure functions of the events.
 
-    unregistered ──register──▶ registered ──dev_run, select──▶ tuned ──consume──▶ consumed ──close──▶ closed
+unregistered ──register──▶ registered ──dev_run, select──▶ tuned ──consume──▶ consumed ──close──▶ closed
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -137,7 +138,6 @@ class _Reader:
         if event.anchor:
             self.fault(event, path, f"&{event.anchor} is an anchor; remove it and write values out where they are used")
         if event.tag:
-            # ctag is the tag as a string; the parser has expanded its handle.
             self.fault(event, path, f"has the tag {event.tag}; remove it, types follow from the value")
         if isinstance(event, ScalarEvent):
             return self.scalar(event, path)
@@ -202,9 +202,8 @@ class _Reader:
         if _INT.fullmatch(text):
             return self.integer(event, path)
         if _FLOAT.fullmatch(text):
-            self.fault(
-                event, path, f'{text} is an unquoted fraction, which platforms may round differently; write "{text}"'
-            )
+            what = f"{text} is an unquoted decimal, which platforms may round differently"
+            self.fault(event, path, f'{what}; write "{_plain(text)}"')
             return text
         return text
 
@@ -218,3 +217,12 @@ class _Reader:
             self.fault(event, path, f"{shown} is beyond ±{MAX_INTEGER}; use a smaller number or quote it")
             return 0
         return int(text)
+
+
+def _plain(text: str) -> str:
+    """The decimal as a protocol writes it, without an exponent; an example of one where that makes no sense."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return "0.05"
+    return format(value, "f") if len(text) <= 20 and abs(value.adjusted()) <= 12 else "0.05"

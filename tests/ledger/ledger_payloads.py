@@ -54,4 +54,3 @@ def make_payload(kind: str, *, session: int = 1, complete: bool = True) -> Stric
         "close": Close(records=COMMIT, methods=[], environment=ENVIRONMENT),
         "analysis": Analysis(digest=ZERO, branch="A", decision="adopt"),
     }[kind]
-

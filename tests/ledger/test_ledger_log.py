@@ -199,7 +199,7 @@ def test_a_complete_last_line_is_never_set_aside(ledger, payload, last):
 
 def test_clock_going_back_is_refused(ledger, payload):
     before = ledger.path.read_bytes()
-    with pytest.raises(LedgerError, match="clock reads 2026-03-01T12:00:01Z.*12:00:02Z; set the clock right"):
+    with pytest.raises(LedgerError, match=r"clock reads 2026-03-01T12:00:01Z.*12:00:02Z; set the clock right"):
         ledger.append("s", "consume", payload("consume"), now=NOON + timedelta(seconds=1))
     assert ledger.path.read_bytes() == before
     ledger.append("s", "consume", payload("consume"), now=NOON + timedelta(seconds=2))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_payloads import make_payload
 
 from cask_eval.canonical import ZERO
 from cask_eval.errors import CONSUMED, USAGE, ConsumedError, StateError
 from cask_eval.ledger.log import Ledger, seal
 from cask_eval.ledger.state import StudyState, guard, order_faults, pick, require, studies
-from ledger_payloads import make_payload
 
 LIFE = ("register", "dev_run", "select", "consume", "records", "close", "analysis")
 # After so many events of LIFE: the state's name and what may come next.

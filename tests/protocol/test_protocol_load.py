@@ -48,7 +48,7 @@ def test_defaults_are_part_of_the_digest(write):
 
 # (what to replace, by what, line of the fault relative to the line of `what`, expected text)
 BAD = {
-    "float": ('alpha: "0.05"\n  corr', "alpha: 0.05\n  corr", 0, 'test.alpha: 0.05 is an unquoted fraction'),
+    "float": ('alpha: "0.05"\n  corr', "alpha: 0.05\n  corr", 0, 'test.alpha: 0.05 is an unquoted decimal'),
     "quoted non-decimal": ('alpha: "0.05"\n  corr', 'alpha: "5e-2"\n  corr', 0, "test.alpha: must be a plain decimal"),
     "number for decimal": ('tolerance: "0.03"', "tolerance: 1", 0, "matched_cache.tolerance: must be text (value 1); "
                            "put it in quotes"),
