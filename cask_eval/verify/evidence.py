@@ -6,6 +6,8 @@ the parsers are the strict ones.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,14 +40,17 @@ MAX_PROBLEMS = 1_000_000
 
 Role = Literal["dev", "heldout"]
 
+_MANY_DIGITS = re.compile(rb"\d{16}")
+
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A records file. `faults` are lines that are no records or not in canonical form; `torn` is an incomplete last
-    line."""
+    """A records file. `lines` are the records' canonical lines; `faults` are lines that are no records or not in
+    canonical form; `torn` is an incomplete last line."""
 
     path: str
     records: tuple[Record, ...]
+    lines: tuple[bytes, ...]
     faults: tuple[str, ...]
     torn: bool
 
@@ -283,16 +288,17 @@ class _Loader:
         if data is None:
             return None
         found = jsonl.split(data)
-        records, faults = [], []
+        records, lines, faults = [], [], []
         for number, line in enumerate(self.bounded(found.lines, rel), 1):
             try:
                 record = parse(line, f"{rel}:{number}")
-                if line_of(record) != line:
-                    faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
+                lines.append(canonical_line(record))
                 records.append(record)
+                if lines[-1] != line:
+                    faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
             except (CaskError, ValueError) as error:
                 faults.append(str(error))
-        return RecordFile(rel, tuple(records), tuple(faults), bool(found.torn))
+        return RecordFile(rel, tuple(records), tuple(lines), tuple(faults), bool(found.torn))
 
     def task(self, name: str) -> Any | None:
         try:
@@ -311,6 +317,14 @@ class _Loader:
             self.absent[f"{role}_problems"] = f"the {role} problems cannot be produced again here: {error}"
             return None
         return Problems(role, {p.id: p for p in made}, made)
+
+
+def canonical_line(record: Record) -> bytes:
+    """`records.store.line_of`, many times faster: without floats and huge integers, RFC 8785 of ASCII names is sorted,
+    compact JSON. Raises ValueError where `line_of` does."""
+    value = record.model_dump(mode="json")
+    line = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return line_of(record) if _MANY_DIGITS.search(line) else line
 
 
 def protocol_of(data: bytes, name: str) -> Protocol | str:

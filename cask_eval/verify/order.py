@@ -8,10 +8,15 @@ from cask_eval.errors import StateError
 from cask_eval.ledger.state import StudyState, require
 from cask_eval.verify.evidence import Evidence
 
+MAX_EVENTS = 2000
+
 
 def faults(e: Evidence, *kinds: str) -> Iterator[str]:
     """One line per event of these kinds that its predecessors do not allow."""
     own = e.own
+    if len(own) > MAX_EVENTS:
+        yield f"the study has {len(own)} events, more than {MAX_EVENTS}"
+        return
     for i, event in enumerate(own):
         if event.event in kinds:
             try:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
 
 from cask_eval.decide.budgets import matched_choice, measured, reference_choice, schedule_of
@@ -62,20 +61,27 @@ def _account(r: Record, lock: ModelLock, choice: ArmChoice) -> Iterator[str]:
     geometry = (lock.layers, lock.kv_heads, lock.entry_bytes)
     if (account.layers, account.kv_heads, account.entry_bytes) != geometry:
         yield "the account's layers, heads or entry bytes are not the locked model's"
+    yield from _kept(r, account)
+    if r.status == "failed":
+        yield from _tally(account)
+        return
+    # The walk takes as long as the trial claims to be, so the claim must be borne out first.
+    steps = max(len(r.output_ids) - 1, 0)
+    if account.prompt_tokens != r.prompt_tokens or account.steps != steps:
+        yield f"the account is over {account.prompt_tokens} + {account.steps} steps, the trial over {r.prompt_tokens} + {steps}"
+    elif choice.schedule.kind != "length":
+        yield from _tally(account)
+    elif account != _walked(schedule_of(choice.schedule), r.prompt_tokens, steps, *geometry):
+        yield "the account is not the one that the frozen schedule leaves"
+        yield from _tally(account)
+
+
+def _tally(account: Residency) -> Iterator[str]:
     try:
         if account.tally() != (account.entries, account.peak_entries):
             yield "the account's entries or peak are not what its events give"
     except ValueError as error:
         yield f"the account contradicts itself: {error}"
-    yield from _kept(r, account)
-    if r.status == "failed":
-        return
-    if account.prompt_tokens != r.prompt_tokens or account.steps != max(r.output_tokens - 1, 0):
-        yield f"the account is over {account.prompt_tokens} + {account.steps} steps, not over this trial"
-    if choice.schedule.kind == "length" and account != _walked(
-        schedule_of(choice.schedule), r.prompt_tokens, max(r.output_tokens - 1, 0), *geometry
-    ):
-        yield "the account is not the one that the frozen schedule leaves"
 
 
 @lru_cache(maxsize=4096)
@@ -88,8 +94,8 @@ def _kept(r: Record, account: Residency) -> Iterator[str]:
     if (r.kept_min is None) != (not account.events) or (r.kept_max is None) != (not account.events):
         yield "kept_min and kept_max must be given where there were events, and only there"
     elif account.events and r.kept_min is not None and r.kept_max is not None:
-        after = [Fraction(left, max(account.heads, 1)) for _, _, left in account.events]
-        if not r.kept_min <= min(after) <= max(after) <= r.kept_max:
+        after = [left for _, _, left in account.events]
+        if not r.kept_min * account.heads <= min(after) <= max(after) <= r.kept_max * account.heads:
             yield f"heads are said to have kept {r.kept_min} to {r.kept_max}, which the events rule out"
 
 

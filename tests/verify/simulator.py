@@ -1,0 +1,364 @@
+"""A finished study without a model: the real chain task, ledger, records and analysis, with made-up outputs. And a
+forger, who edits anything and then signs the whole chain again, as an author who controls the machine could."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
+from cask_eval.decide.analysis import analyse
+from cask_eval.decide.budgets import matched_choice, measured, reference_choice
+from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
+from cask_eval.ledger.events import (
+    Analysis,
+    ArmChoice,
+    Close,
+    Consume,
+    DevRun,
+    Environment,
+    ModelLock,
+    PackageLock,
+    Records,
+    RecordsCommit,
+    Register,
+    ScheduleLock,
+    Select,
+    SplitLock,
+)
+from cask_eval.ledger.log import Ledger, seal
+from cask_eval.ledger.state import guard
+from cask_eval.protocol.keys import configs, dev_keys, expected_keys, keys_root, trial_seed
+from cask_eval.protocol.load import check, load
+from cask_eval.protocol.model import Protocol
+from cask_eval.protocol.yaml import parse
+from cask_eval.records.model import Record
+from cask_eval.records.store import RecordStore
+from cask_eval.residency import Schedule, walk
+from cask_eval.splits import store
+from cask_eval.splits.freeze import freeze
+from cask_eval.splits.model import Manifest
+from cask_eval.tasks import chain
+from cask_eval.workspace import Workspace
+
+STUDY = "sim"
+PROTOCOL_PATH = "prereg/sim.yaml"
+CAP = 120
+START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
+
+PROTOCOL = """\
+study: sim
+hypothesis: At equal mean cache, the candidate solves more held-out problems than the baseline.
+task: {name: chain, dev: splits/sim-dev.json, heldout: splits/sim-heldout.json}
+models:
+  - {id: "embedded:one", name: one}
+  - {id: "embedded:two", name: two}
+generation: {temperature: "0.6", top_p: "0.95", samples: 1, max_new_tokens: 120}
+budgets: [24, 32]
+baseline: {preset: triattention}
+candidate: {preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
+controls: [{name: random, preset: random_pp}]
+test:
+  procedure: paired_bootstrap
+  alpha: "0.05"
+  veto: {alpha: "0.05"}
+branches:
+  - {name: A, when: {positive_cells: ">=1", negative_cells: "==0"}, decision: adopt the candidate}
+  - {name: B, when: {positive_cells: ">=1", negative_cells: ">=1"}, decision: report as regime-dependent}
+  - {name: C, otherwise: true, decision: reject the candidate}
+"""
+
+SOURCES = {
+    "dev": {"seed": 1, "count": 12, "variables": 3, "distractors": 0, "recap": "never"},
+    "heldout": {"seed": 2, "count": 30, "variables": 3, "distractors": 0, "recap": "never"},
+}
+PROBLEMS = {role: {p.id: p for p in chain.problems(source)} for role, source in SOURCES.items()}
+VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
+
+# How often an arm is right, in percent: by arm and configuration.
+SKILL = {("baseline", ""): 45, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 90, ("random", ""): 20}
+
+MODELS = [
+    ModelLock(name=name, id=f"embedded:{name}", digest=digest(name), files={"model.safetensors": digest(name)},
+              chat_template=None, calibration=None, layers=2, kv_heads=2, entry_bytes=64, max_prompt_tokens=20)
+    for name in ("one", "two")
+]  # fmt: skip
+METHODS = [PackageLock(name="cask-methods", version="0.1.0", digest=digest("methods"))]
+ENVIRONMENT = Environment(python="3.11.7", platform="linux-x86_64", device="cpu", cuda=None, driver=None,
+                          packages={"torch": "2.6.0"}, toolkit=digest("toolkit"))  # fmt: skip
+
+
+def slack(budget: int) -> Schedule:
+    return Schedule("slack", budget, 8, "pinned")
+
+
+def every_step(budget: int) -> Schedule:
+    return Schedule("every_step", budget, 1, "pinned")
+
+
+def output_of(problem: chain.Problem, right: bool) -> str:
+    words = chain.scratchpad(problem).split()
+    if not right:
+        words[-1] = next(n for n in chain.NUMBERS if n not in words)
+    return " ".join(words)
+
+
+def record(
+    protocol: Protocol, registration: str, key: tuple, choice: ArmChoice, config: str = "", status: str = "finished"
+) -> Record:
+    """One honest trial. What is right depends on arm, cell and problem only, so that every build is the same."""
+    phase, cell, arm, in_key, problem_id, sample = key
+    problem = PROBLEMS[phase][problem_id]
+    luck = int(hashlib.sha256(f"{cell}/{problem_id}".encode()).hexdigest(), 16) % 100
+    output = output_of(problem, luck < SKILL[arm, config])
+    if status == "truncated":
+        output = " ".join((output.split()[:20] * 9)[:CAP])
+    if status == "failed":
+        output = ""
+    tokens, prompt = len(output.split()), len(problem.prompt.split())
+    lock = next(m for m in MODELS if m.name == cell.split("/")[0])
+    geometry = {"layers": lock.layers, "kv_heads": lock.kv_heads, "entry_bytes": lock.entry_bytes}
+    schedule = Schedule(choice.schedule.trigger, choice.schedule.budget, choice.schedule.delta, choice.schedule.prompt)
+    account = walk(schedule, prompt, max(tokens - 1, 0), **geometry) if status != "failed" else None
+    grade = chain.grade(problem, output)
+    kept = schedule.target(prompt) if account and account.events else None
+    return Record.model_validate({
+        "study": protocol.study,
+        "registration": registration,
+        "phase": phase,
+        "cell": cell,
+        "arm": arm,
+        "config": in_key,
+        "problem": problem_id,
+        "problem_digest": digest([problem.id, problem.prompt, problem.answer]),
+        "sample": sample,
+        "seed": trial_seed(registration, cell, problem_id, sample, phase=phase),
+        "status": status,
+        "failure": {"kind": "method", "error": "FloatingPointError", "message": "NaN"} if status == "failed" else None,
+        "prompt_tokens": prompt,
+        "output_tokens": tokens,
+        "output": output,
+        "output_ids": [VOCABULARY[w] for w in output.split()],
+        "grade": {"correct": grade.correct, "extracted": grade.extracted, "how": grade.how, "grader": grade.grader},
+        "residency": account.to_json() if account else None,
+        "kept_min": kept,
+        "kept_max": kept,
+    })  # fmt: skip
+
+
+def build(root: Path) -> Workspace:
+    """An honest study from registration to analysis, through the real ledger and stores."""
+    space = Workspace(root)
+    (space.root / "prereg").mkdir(parents=True)
+    (space.root / PROTOCOL_PATH).write_bytes(PROTOCOL.encode())
+    loaded = load(space.root / PROTOCOL_PATH)
+    protocol, ledger = loaded.protocol, Ledger(space.ledger)
+    clock = iter(START + timedelta(minutes=i) for i in range(1000))
+
+    def write(kind: str, payload: Any) -> Any:
+        return ledger.append(STUDY, kind, payload, now=next(clock), allow=guard(STUDY, kind))
+
+    locks = {}
+    for role, path in (("dev", protocol.task.dev), ("heldout", protocol.task.heldout)):
+        manifest = freeze(f"sim-{role}", "chain", role, SOURCES[role], "all of the stream", PROBLEMS[role].values())
+        store.write(space.root / path, manifest)
+        locks[role] = split_lock(path, manifest)
+    registration = write("register", Register(
+        protocol_path=PROTOCOL_PATH, protocol_raw=loaded.raw_digest, protocol_digest=loaded.digest,
+        protocol=protocol.document(), splits=locks, methods=METHODS, models=MODELS, environment=ENVIRONMENT,
+        warnings=[],
+    )).hash  # fmt: skip
+
+    dev, baseline = RecordStore(space.records(STUDY, "dev")), {}
+    grid = dev_keys(protocol, PROBLEMS["dev"])
+    matched: dict[str, dict[str, ArmChoice]] = {}
+    with dev.open():
+        for cell in protocol.cells:
+            lock = ScheduleLock(**vars(slack(cell.budget)))
+            draft = reference_choice(*arm_of(protocol, "baseline", ""), lock, Fraction(0))
+            own = [k for k in grid if k[1] == cell.name]
+            runs = [record(protocol, registration, k, draft) for k in own if k[2] == "baseline"]
+            lengths, mean = baseline[cell.name] = measured(runs)
+            row = {"": reference_choice(draft.preset, draft.params, lock, mean)}
+            for config, _ in configs(protocol.candidate):
+                choice = matched_choice(*arm_of(protocol, "candidate", config), every_step, lengths, mean,
+                                        nominal=cell.budget)  # fmt: skip
+                row[matched_key("candidate", config)] = choice
+                runs += [record(protocol, registration, k, choice, config) for k in own if k[3] == config and config]
+            dev.append(runs)
+            matched[cell.name] = row
+    write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
+
+    found = scores(protocol, dev.read(), PROBLEMS["dev"])
+    chosen = choose(protocol, found)
+    arms = {}
+    for cell in protocol.cells:
+        lengths, mean = baseline[cell.name]
+        arms[cell.name] = {
+            "baseline": matched[cell.name][""],
+            "candidate": matched[cell.name][chosen[cell.name]],
+            "random": matched_choice(*arm_of(protocol, "random", ""), slack, lengths, mean, nominal=cell.budget),
+        }
+    stated = {c: {n: f"{s.numerator}/{s.denominator}" for n, s in row.items()} for c, row in found.items()}
+    select = Select(rule=rule(protocol), scores=stated, chosen=chosen, arms=arms)
+    write("select", select)
+
+    keys = expected_keys(protocol, PROBLEMS["heldout"])
+    write("consume", Consume(expected=len(keys), keys=keys_root(keys), environment=ENVIRONMENT))
+    heldout = RecordStore(space.records(STUDY, "heldout"))
+    odd = {("random", 3): "failed", ("baseline", 5): "truncated"}
+    place = {id: i for i, id in enumerate(PROBLEMS["heldout"])}
+    runs = [
+        record(protocol, registration, k, arms[k[1]][k[2]], chosen[k[1]] if k[2] == "candidate" else "",
+               odd.get((k[2], place[k[4]]), "finished"))
+        for k in keys
+    ]  # fmt: skip
+    for number, part in enumerate((runs[:100], runs[100:]), 1):
+        with heldout.open():
+            heldout.append(part)
+        write("records", Records(session=number, complete=number == 2, records=heldout.commit(space.root)))
+    write("close", Close(records=heldout.commit(space.root), methods=METHODS, environment=ENVIRONMENT))
+
+    document = analyse(protocol, registration, select, heldout.read(), list(PROBLEMS["heldout"]), label="confirmatory")
+    write_json(space.analysis(STUDY), document.model_dump(mode="json"))
+    write("analysis", Analysis(digest=digest(document.model_dump(mode="json")), branch=document.branch,
+                               decision=document.decision))  # fmt: skip
+    return space
+
+
+def split_lock(path: str, manifest: Manifest) -> SplitLock:
+    return SplitLock(path=path, digest=manifest.digest(), merkle_root=manifest.merkle_root, count=len(manifest.items))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_bytes(json.dumps(value, indent=1).encode() + b"\n")
+
+
+class Forger:
+    """The study in memory, everything editable. `write` stores it as it is; `resign` first makes every digest, root,
+    seed, commitment and the analysis fit again, except for the parts named in `keep`."""
+
+    def __init__(self, root: Path):
+        self.space = Workspace(root)
+        self.protocol_file = (self.space.root / PROTOCOL_PATH).read_bytes()
+        self.events: list[dict] = read_lines(self.space.ledger)
+        self.dev: list[dict] = read_lines(self.space.records(STUDY, "dev"))
+        self.heldout: list[dict] = read_lines(self.space.records(STUDY, "heldout"))
+        self.manifests = {r: json.loads((self.space.root / f"splits/sim-{r}.json").read_bytes()) for r in PROBLEMS}
+        self.analysis: dict = json.loads(self.space.analysis(STUDY).read_bytes())
+
+    def event(self, kind: str) -> dict:
+        """The payload of the first event of a kind."""
+        return next(e["payload"] for e in self.events if e["event"] == kind)
+
+    def insert(self, kind: str, payload: dict, after: str) -> None:
+        at = max(i for i, e in enumerate(self.events) if e["event"] == after)
+        self.events.insert(at + 1, {**self.events[at], "event": kind, "payload": copy.deepcopy(payload)})
+
+    def records(self, cell: str = "one/b24", arm: str = "baseline", correct: bool | None = None) -> list[dict]:
+        """The held-out records of an arm, or those of them that are right (or wrong)."""
+        own = [r for r in self.heldout if r["cell"] == cell and r["arm"] == arm and r["status"] == "finished"]
+        return own if correct is None else [r for r in own if r["grade"]["correct"] == correct]
+
+    @property
+    def protocol(self) -> Protocol:
+        return check(parse(self.protocol_file), "forged")
+
+    def resign(self, *keep: str) -> Forger:
+        """`keep`: protocol, manifests, seeds, dev_commit, keys, commits, analysis."""
+        register = self.event("register")
+        if "protocol" not in keep:
+            register |= {"protocol_raw": digest_bytes(self.protocol_file), "protocol": self.protocol.document()}
+            register["protocol_digest"] = digest(register["protocol"])
+        if "manifests" not in keep:
+            for role, manifest in self.manifests.items():
+                manifest["merkle_root"] = merkle_root(canonical(i) for i in manifest["items"])
+                lock = split_lock(register["splits"][role]["path"], Manifest.model_validate(manifest))
+                register["splits"][role] = lock.model_dump()
+        self.chain()
+        registration = next(e["hash"] for e in self.events if e["event"] == "register")
+        for r in (*self.dev, *self.heldout):
+            if "seeds" not in keep:
+                r["registration"] = registration
+                r["seed"] = trial_seed(registration, r["cell"], r["problem"], r["sample"], phase=r["phase"])
+        if "dev_commit" not in keep:
+            self.event("dev_run")["records"] = committed(self.dev, "dev")
+        if "keys" not in keep:
+            keys = expected_keys(self.protocol, [i["id"] for i in self.manifests["heldout"]["items"]])
+            self.event("consume").update(expected=len(keys), keys=keys_root(keys))
+        if "commits" not in keep:
+            sessions = [e["payload"] for e in self.events if e["event"] == "records"]
+            sessions[-1]["records"] = self.event("close")["records"] = committed(self.heldout, "heldout")
+        if "analysis" not in keep:
+            ids = [i["id"] for i in self.manifests["heldout"]["items"]]
+            self.conclude(analyse(
+                Protocol.model_validate(register["protocol"]), registration,
+                Select.model_validate(self.event("select")), map(Record.model_validate, self.heldout), ids,
+                label="confirmatory",
+            ).model_dump(mode="json"))  # fmt: skip
+        self.chain()
+        return self
+
+    def retune(self) -> Forger:
+        """Let scores, choice and frozen arms follow from the dev records as they are now."""
+        protocol, select, matched = self.protocol, self.event("select"), self.event("dev_run")["matched"]
+        found = scores(protocol, map(Record.model_validate, self.dev), [i["id"] for i in self.manifests["dev"]["items"]])
+        select["scores"] = {c: {n: f"{s.numerator}/{s.denominator}" for n, s in r.items()} for c, r in found.items()}
+        select["chosen"] = choose(protocol, found)
+        for cell, config in select["chosen"].items():
+            select["arms"][cell]["candidate"] = matched[cell][config]
+        return self
+
+    def conclude(self, document: dict) -> None:
+        """Put a finished analysis in place and commit to it."""
+        self.analysis = document
+        self.event("analysis").update(digest=digest(document), branch=document["branch"], decision=document["decision"])
+
+    def chain(self) -> None:
+        prev = ZERO
+        for seq, e in enumerate(self.events):
+            self.events[seq] = e = json.loads(canonical(
+                seal(seq, prev, e["study"], e["event"], e["time"], e["payload"]).model_dump(mode="json")))
+            prev = e["hash"]
+
+    def write(self) -> Workspace:
+        (self.space.root / PROTOCOL_PATH).write_bytes(self.protocol_file)
+        write_lines(self.space.ledger, self.events)
+        write_lines(self.space.records(STUDY, "dev"), self.dev)
+        write_lines(self.space.records(STUDY, "heldout"), self.heldout)
+        for role, manifest in self.manifests.items():
+            write_json(self.space.root / f"splits/sim-{role}.json", manifest)
+        write_json(self.space.analysis(STUDY), self.analysis)
+        return self.space
+
+
+def regrade(r: dict, output: str) -> None:
+    """Give a held-out record another output, with its true grade, ids and length left to fit."""
+    problem = PROBLEMS[r["phase"]][r["problem"]]
+    grade = chain.grade(problem, output)
+    r.update(output=output, output_ids=[VOCABULARY[w] for w in output.split()],
+             grade={"correct": grade.correct, "extracted": grade.extracted, "how": grade.how, "grader": grade.grader})  # fmt: skip
+
+
+def committed(records: list[dict], phase: str) -> dict:
+    leaves = sorted((Record.model_validate(r).key, line(r)) for r in records)
+    return RecordsCommit(path=f"reports/{STUDY}/{phase}.jsonl", count=len(leaves),
+                         merkle_root=merkle_root(line for _, line in leaves)).model_dump()  # fmt: skip
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def write_lines(path: Path, values: list[dict]) -> None:
+    path.write_bytes(b"".join(line(v) + b"\n" for v in values))
+
+
+def line(value: dict) -> bytes:
+    """The canonical form of records and events, which hold neither floats nor names beyond ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

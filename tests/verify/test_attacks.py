@@ -1,0 +1,878 @@
+"""Each attack must fail verification with its own id. A *clever* one also repairs every digest that its author can
+repair, so the chain must look whole."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from simulator import CAP, PROBLEMS, STUDY, Forger, line, output_of, read_lines, regrade
+
+from cask_eval.canonical import digest, digest_bytes
+from cask_eval.protocol.keys import keys_root
+from cask_eval.residency import Schedule, walk
+from cask_eval.splits.freeze import item_of
+from cask_eval.tasks import chain
+from cask_eval.verify import evidence as evidence_module
+from cask_eval.verify.checks import CHECKS
+from cask_eval.verify.run import verify
+from cask_eval.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Attack:
+    id: str
+    clever: bool
+    run: Callable[[Path], object]
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(id: str, *, clever: bool = False):
+    def add(run):
+        ATTACKS.append(Attack(id, clever, run))
+        return run
+
+    return add
+
+
+def ledger(root: Path) -> Path:
+    return Workspace(root).ledger
+
+
+def replace(path: Path, old: bytes, new: bytes, count: int = 1) -> None:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, count))
+
+
+# --- protocol and registration
+
+
+@attack("V01")
+def protocol_file_edited(root):
+    replace(root / "prereg/sim.yaml", b'alpha: "0.05"', b'alpha: "0.10"')
+
+
+@attack("V01")
+def protocol_file_reworded(root):
+    replace(root / "prereg/sim.yaml", b"hypothesis: At", b"# a remark\nhypothesis: At")
+
+
+@attack("V01", clever=True)
+def digests_locked_again_but_not_the_document(root):
+    forger = Forger(root)
+    forger.protocol_file = forger.protocol_file.replace(b'alpha: "0.05"', b'alpha: "0.10"')
+    register = forger.event("register")
+    register["protocol_raw"] = digest_bytes(forger.protocol_file)
+    register["protocol_digest"] = digest(forger.protocol.document())
+    forger.resign("protocol").write()
+
+
+@attack("V01", clever=True)
+def document_edited_but_not_the_file(root):
+    forger = Forger(root)
+    register = forger.event("register")
+    register["protocol"]["test"]["alpha"] = "0.10"
+    register["protocol_digest"] = digest(register["protocol"])
+    forger.resign("protocol").write()
+
+
+@attack("V02", clever=True)
+def registered_a_second_time(root):
+    forger = Forger(root)
+    forger.insert("register", forger.event("register"), after="select")
+    forger.resign().write()
+
+
+@attack("V02", clever=True)
+def another_registration_in_the_analysis(root):
+    forger = Forger(root)
+    forger.resign()
+    forger.conclude({**forger.analysis, "registration": digest("another")})
+    forger.resign("analysis").write()
+
+
+@attack("V02")
+def registration_removed(root):
+    lines = ledger(root).read_bytes().splitlines(keepends=True)
+    ledger(root).write_bytes(b"".join(lines[1:]))
+
+
+# --- the chain
+
+
+@attack("V03")
+def event_edited(root):
+    replace(ledger(root), b'"expected":360', b'"expected":359')
+
+
+@attack("V03")
+def event_edited_and_hashed_again(root):
+    events = read_lines(ledger(root))
+    events[3]["payload"]["expected"] = 359
+    events[3].pop("hash")
+    events[3]["hash"] = digest(events[3])
+    ledger(root).write_bytes(b"".join(line(e) + b"\n" for e in events))
+
+
+@attack("V03")
+def events_reordered(root):
+    lines = ledger(root).read_bytes().splitlines(keepends=True)
+    ledger(root).write_bytes(b"".join([*lines[:2], lines[3], lines[2], *lines[4:]]))
+
+
+@attack("V03")
+def event_removed(root):
+    lines = ledger(root).read_bytes().splitlines(keepends=True)
+    ledger(root).write_bytes(b"".join([*lines[:4], *lines[5:]]))
+
+
+@attack("V03")
+def event_inserted_twice(root):
+    lines = ledger(root).read_bytes().splitlines(keepends=True)
+    ledger(root).write_bytes(b"".join([*lines, lines[-1]]))
+
+
+@attack("V03")
+def ledger_gone(root):
+    ledger(root).unlink()
+
+
+# --- roots
+
+
+@attack("V04")
+def record_line_removed(root):
+    path = Workspace(root).records(STUDY, "heldout")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+@attack("V04")
+def dev_record_edited(root):
+    replace(Workspace(root).records(STUDY, "dev"), b'"prompt_tokens":14', b'"prompt_tokens":15')
+
+
+@attack("V04", clever=True)
+def records_replaced_after_close(root):
+    forger = Forger(root)
+    wrong = forger.records(arm="candidate", correct=False)[0]
+    regrade(wrong, output_of(PROBLEMS["heldout"][wrong["problem"]], True))
+    forger.resign("commits").write()
+
+
+@attack("V04", clever=True)
+def close_commits_to_other_records_than_the_session(root):
+    forger = Forger(root)
+    forger.resign()
+    forger.event("close")["records"]["merkle_root"] = digest("other")
+    forger.resign("commits").write()
+
+
+@attack("V04", clever=True)
+def a_session_takes_records_back(root):
+    forger = Forger(root)
+    forger.event("records")["records"]["count"] = 361
+    forger.resign().write()
+
+
+# --- seeds and the one attempt
+
+
+@attack("V06", clever=True)
+def outputs_drawn_before_registering(root):
+    forger = Forger(root)
+    old = {id(r): (r["registration"], r["seed"]) for r in forger.heldout}
+    forger.protocol_file = forger.protocol_file.replace(b"At equal mean cache, the", b"At equal mean cache the")
+    forger.resign()
+    for r in forger.heldout:
+        r["seed"] = old[id(r)][1]
+    forger.resign("seeds").write()
+
+
+@attack("V06", clever=True)
+def one_trial_drawn_again(root):
+    forger = Forger(root).resign()
+    forger.heldout[7]["seed"] = "0" * 32
+    forger.resign("seeds").write()
+
+
+@attack("V07", clever=True)
+def consumed_twice(root):
+    forger = Forger(root)
+    forger.insert("consume", forger.event("consume"), after="records")
+    forger.resign().write()
+
+
+@attack("V07", clever=True)
+def records_before_consume(root):
+    forger = Forger(root)
+    at = [e["event"] for e in forger.events].index("consume")
+    forger.events[at], forger.events[at + 1] = (
+        {**forger.events[at + 1], "time": forger.events[at]["time"]},
+        {**forger.events[at], "time": forger.events[at + 1]["time"]},
+    )
+    forger.resign().write()
+
+
+@attack("V07", clever=True)
+def run_again_after_a_complete_session(root):
+    forger = Forger(root)
+    forger.event("records")["complete"] = True
+    forger.resign().write()
+
+
+@attack("V07", clever=True)
+def records_of_an_earlier_registration(root):
+    forger = Forger(root).resign()
+    for r in forger.records():
+        r["registration"] = digest("an earlier registration")
+    forger.resign("seeds", "analysis").write()
+
+
+@attack("V07", clever=True)
+def fewer_trials_announced(root):
+    forger = Forger(root)
+    keys = [tuple(r[k] for k in ("phase", "cell", "arm", "config", "problem", "sample")) for r in forger.heldout[:-30]]
+    forger.event("consume").update(expected=len(keys), keys=keys_root(keys))
+    forger.resign("keys").write()
+
+
+@attack("V07", clever=True)
+def close_without_consume(root):
+    forger = Forger(root)
+    forger.resign()
+    forger.insert("select", forger.event("select"), after="select")
+    del forger.events[[e["event"] for e in forger.events].index("consume")]
+    forger.insert("consume", {"expected": 1, "keys": digest(""), "environment": forger.event("close")["environment"]},
+                  after="analysis")  # fmt: skip
+    forger.resign("keys").write()
+
+
+# --- splits
+
+
+@attack("V08")
+def manifest_edited(root):
+    replace(root / "splits/sim-heldout.json", b'"name": "sim-heldout"', b'"name": "sim-other"')
+
+
+@attack("V08", clever=True)
+def hard_problems_dropped_from_the_split(root):
+    forger = Forger(root)
+    hard = {r["problem"] for r in forger.records(arm="candidate", correct=False)}
+    forger.manifests["heldout"]["items"] = [i for i in forger.manifests["heldout"]["items"] if i["id"] not in hard]
+    forger.heldout = [r for r in forger.heldout if r["problem"] not in hard]
+    forger.event("records")["records"]["count"] = 1
+    forger.resign().write()
+
+
+@attack("V08", clever=True)
+def answer_key_edited(root):
+    forger = Forger(root)
+    wrong = forger.records(arm="candidate", correct=False)[0]
+    problem = PROBLEMS["heldout"][wrong["problem"]]
+    key = digest([problem.id, problem.prompt, " ".join(wrong["output"].split()[-6:])])
+    for item in forger.manifests["heldout"]["items"]:
+        if item["id"] == problem.id:
+            item["digest"] = key
+    for r in forger.heldout:
+        if r["problem"] == problem.id:
+            r["problem_digest"] = key
+    forger.resign().write()
+
+
+@attack("V08", clever=True)
+def records_made_from_another_text(root):
+    forger = Forger(root)
+    forger.records()[0]["problem_digest"] = digest("an easier question")
+    forger.resign().write()
+
+
+@attack("V08", clever=True)
+def sketch_blunted(root):
+    forger = Forger(root)
+    forger.manifests["heldout"]["items"][0]["minhash"] = "0" * 256
+    forger.resign().write()
+
+
+@attack("V08", clever=True)
+def source_asks_for_other_problems(root):
+    forger = Forger(root)
+    forger.manifests["heldout"]["source"]["seed"] = 3
+    forger.resign().write()
+
+
+@attack("V09", clever=True)
+def heldout_problem_frozen_into_dev(root):
+    forger = Forger(root)
+    forger.manifests["dev"]["items"][0] = forger.manifests["heldout"]["items"][0]
+    forger.resign().write()
+
+
+@attack("V09", clever=True)
+def near_duplicate_across_the_splits(root):
+    forger = Forger(root)
+    problem = PROBLEMS["heldout"]["chain/1/v3d0n0never/2/4"]
+    twin = chain.Problem("twin", problem.prompt + " then", problem.answer, problem.stratum)
+    forger.manifests["dev"]["items"][0] = item_of(twin).model_dump()
+    forger.resign().write()
+
+
+@attack("V10", clever=True)
+def tuned_on_heldout_problems(root):
+    forger = Forger(root)
+    for r in [r for r in forger.heldout if r["cell"] == "one/b24" and r["arm"] == "candidate"]:
+        forger.dev.append({**copy.deepcopy(r), "phase": "dev", "config": "lambda=1.0"})
+    forger.resign().write()
+
+
+@attack("V10", clever=True)
+def dev_outputs_counted_as_heldout(root):
+    forger = Forger(root)
+    ids = [i["id"] for i in forger.manifests["dev"]["items"]]
+    for r, id in zip(forger.records(arm="candidate", correct=False), ids, strict=False):
+        r.update(problem=id, problem_digest=digest("x"))
+    forger.resign("analysis").write()
+
+
+# --- trials
+
+
+@attack("V11", clever=True)
+def wrong_answers_dropped(root):
+    forger = Forger(root)
+    wrong = forger.records(arm="candidate", correct=False)
+    forger.heldout = [r for r in forger.heldout if not any(r is w for w in wrong)]
+    forger.resign().write()
+
+
+@attack("V11", clever=True)
+def problem_dropped_from_every_arm(root):
+    forger = Forger(root)
+    problem = forger.records(arm="candidate", correct=False)[0]["problem"]
+    forger.heldout = [r for r in forger.heldout if r["problem"] != problem]
+    forger.resign().write()
+
+
+@attack("V11", clever=True)
+def a_second_try_kept_beside_the_first(root):
+    forger = Forger(root)
+    forger.heldout.append(copy.deepcopy(forger.heldout[0]))
+    forger.resign("analysis").write()
+
+
+@attack("V11", clever=True)
+def dev_configuration_left_out(root):
+    forger = Forger(root)
+    forger.dev = [r for r in forger.dev if r["config"] != "lambda=0.5" or r["cell"] != "two/b32"]
+    forger.retune().resign().write()
+
+
+@attack("V12", clever=True)
+def right_answers_relabelled_as_failures(root):
+    forger = Forger(root)
+    for r in forger.records(correct=True)[:1]:
+        r.update(status="failed", failure={"kind": "infrastructure", "error": "OSError", "message": "disk"})
+        r["grade"]["correct"] = False
+    forger.resign().write()
+
+
+@attack("V12", clever=True)
+def failure_relabelled_as_finished(root):
+    forger = Forger(root)
+    failed = next(r for r in forger.heldout if r["status"] == "failed")
+    failed["status"] = "finished"
+    forger.resign().write()
+
+
+@attack("V12", clever=True)
+def cut_off_below_the_cap(root):
+    forger = Forger(root)
+    forger.records(correct=False)[0]["status"] = "truncated"
+    forger.resign().write()
+
+
+@attack("V12", clever=True)
+def more_tokens_than_the_cap(root):
+    forger = Forger(root)
+    r = forger.records(correct=False)[0]
+    regrade(r, "we " * (CAP + 1))
+    r["output_tokens"] = CAP + 1
+    forger.resign().write()
+
+
+@attack("V13", clever=True)
+def grade_flipped(root):
+    forger = Forger(root)
+    forger.records(arm="candidate", correct=False)[0]["grade"]["correct"] = True
+    forger.resign().write()
+
+
+@attack("V13", clever=True)
+def dev_grades_flipped_and_retuned(root):
+    forger = Forger(root)
+    for r in forger.dev:
+        if r["config"] == "lambda=0.5":
+            r["grade"]["correct"] = True
+    forger.retune().resign().write()
+
+
+@attack("V13", clever=True)
+def output_edited_but_not_its_grade(root):
+    forger = Forger(root)
+    r = forger.records(correct=True)[0]
+    r["output"] = output_of(PROBLEMS["heldout"][r["problem"]], False)
+    forger.resign().write()
+
+
+@attack("V13", clever=True)
+def some_records_graded_by_a_milder_grader(root):
+    forger = Forger(root)
+    r = forger.records(arm="candidate", correct=False)[0]
+    r["grade"].update(correct=True, grader="chain-lenient/1")
+    forger.resign().write()
+
+
+# --- code and environment
+
+
+@attack("V14", clever=True)
+def method_changed_after_tuning(root):
+    forger = Forger(root)
+    forger.event("close")["methods"][0]["digest"] = digest("patched")
+    forger.resign().write()
+
+
+@attack("V14", clever=True)
+def method_package_added(root):
+    forger = Forger(root)
+    forger.event("dev_run")["methods"].append({"name": "extra", "version": "1", "digest": digest("extra")})
+    forger.resign().write()
+
+
+@attack("V15", clever=True)
+def library_changed_before_the_heldout_run(root):
+    forger = Forger(root)
+    forger.event("consume")["environment"]["packages"]["torch"] = "2.7.0"
+    forger.resign().write()
+
+
+@attack("V15", clever=True)
+def toolkit_changed_before_close(root):
+    forger = Forger(root)
+    forger.event("close")["environment"]["toolkit"] = digest("patched")
+    forger.resign().write()
+
+
+# --- caches
+
+
+def with_account(r: dict, schedule: Schedule) -> None:
+    """Give a record the account that another schedule leaves."""
+    old = r["residency"]
+    new = walk(schedule, old["prompt_tokens"], old["steps"], layers=2, kv_heads=2, entry_bytes=64)
+    kept = schedule.budget if new.events else None
+    r.update(residency=json.loads(json.dumps(new.to_json())), kept_min=kept, kept_max=kept)
+
+
+@attack("V16", clever=True)
+def account_understated(root):
+    forger = Forger(root)
+    for r in forger.records(arm="candidate"):
+        r["residency"]["entries"] -= 400
+        r["residency"]["payload_bytes"] -= 400 * 64
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def account_of_a_smaller_budget(root):
+    forger = Forger(root)
+    for r in forger.records(arm="candidate"):
+        with_account(r, Schedule("every_step", 20, 1, "pinned"))
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def bytes_understated(root):
+    forger = Forger(root)
+    for r in forger.records(arm="candidate"):
+        r["residency"]["payload_bytes"] //= 2
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def geometry_of_a_smaller_model(root):
+    forger = Forger(root)
+    for r in forger.heldout:
+        if r["residency"] and r["cell"].startswith("one/"):
+            r["residency"]["entry_bytes"], r["residency"]["payload_bytes"] = 32, r["residency"]["entries"] * 32
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def larger_budget_for_the_candidate(root):
+    """Everything says b′ + 8 and was run so: dev, selection, held-out. Only the solver disagrees."""
+    forger = Forger(root)
+    larger = {}
+    for cell, runs in forger.event("dev_run")["matched"].items():
+        for name, choice in runs.items():
+            if name:
+                choice["schedule"]["budget"] += 8
+                choice["dev_mean"] = choice["reference_mean"]
+                larger[cell] = choice["schedule"]["budget"]
+    for r in (*forger.dev, *forger.heldout):
+        if r["arm"] == "candidate" and r["residency"]:
+            with_account(r, Schedule("every_step", larger[r["cell"]], 1, "pinned"))
+    forger.retune().resign().write()
+
+
+@attack("V16", clever=True)
+def prompts_made_longer_in_one_arm(root):
+    forger = Forger(root)
+    r = forger.records(arm="baseline")[0]
+    r["prompt_tokens"] += 1
+    r["residency"]["prompt_tokens"] += 1
+    with_account(r, Schedule("slack", 24, 8, "pinned"))
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def void_cell_called_matched(root):
+    """The registered rule voids every cell here; the analysis says otherwise and is signed."""
+    forger = Forger(root)
+    forger.protocol_file = forger.protocol_file.replace(b"test:\n", b'matched_cache: {max_cap_gap: "0"}\ntest:\n')
+    forger.resign()
+    assert {c["matched"]["verdict"] for c in forger.analysis["cells"]} == {"void"}
+    document = copy.deepcopy(forger.analysis)
+    for cell in document["cells"]:
+        cell["matched"].update(verdict="matched", reasons=[])
+    forger.conclude(document)
+    forger.resign("analysis").write()
+
+
+@attack("V16", clever=True)
+def heads_kept_more_than_said(root):
+    forger = Forger(root)
+    forger.records(arm="candidate")[0]["kept_max"] = 20
+    forger.resign().write()
+
+
+# --- selection
+
+
+@attack("V17", clever=True)
+def another_configuration_chosen(root):
+    forger = Forger(root)
+    select, matched = forger.event("select"), forger.event("dev_run")["matched"]
+    select["chosen"] = dict.fromkeys(select["chosen"], "lambda=0.5")
+    for cell in select["arms"]:
+        select["arms"][cell]["candidate"] = matched[cell]["lambda=0.5"]
+    forger.resign().write()
+
+
+@attack("V17", clever=True)
+def dev_scores_invented(root):
+    forger = Forger(root)
+    forger.event("select")["scores"]["one/b24"]["lambda=0.5"] = "1/1"
+    forger.resign().write()
+
+
+@attack("V17", clever=True)
+def unregistered_parameter_for_the_baseline(root):
+    forger = Forger(root)
+    for frozen in (forger.event("select")["arms"], forger.event("dev_run")["matched"]):
+        frozen["one/b24"]["baseline" if "baseline" in frozen["one/b24"] else ""]["params"] = {"noise": "0.5"}
+    forger.resign().write()
+
+
+@attack("V17", clever=True)
+def control_swapped_for_another_preset(root):
+    forger = Forger(root)
+    forger.event("select")["arms"]["two/b24"]["random"]["preset"] = "fullkv"
+    forger.resign().write()
+
+
+@attack("V17", clever=True)
+def rule_changed(root):
+    forger = Forger(root)
+    forger.event("select")["rule"] = "max_mean_accuracy over per_cell, ties first"
+    forger.resign().write()
+
+
+# --- the analysis
+
+
+def rewritten(root: Path, edit) -> None:
+    forger = Forger(root).resign()
+    document = copy.deepcopy(forger.analysis)
+    edit(document)
+    forger.conclude(document)
+    forger.resign("analysis").write()
+
+
+@attack("V18", clever=True)
+def cells_hidden(root):
+    rewritten(root, lambda d: (d["cells"].pop(), d.update(family=3)))
+
+
+@attack("V18", clever=True)
+def family_shrunk(root):
+    rewritten(root, lambda d: d.update(family=1))
+
+
+@attack("V18", clever=True)
+def control_hidden(root):
+    rewritten(root, lambda d: d["cells"][0]["arms"].pop("random"))
+
+
+@attack("V19", clever=True)
+def interim_analysis(root):
+    forger = Forger(root)
+    forger.insert("analysis", forger.event("analysis"), after="consume")
+    forger.resign().write()
+
+
+@attack("V19", clever=True)
+def analysed_twice(root):
+    forger = Forger(root)
+    forger.insert("analysis", forger.event("analysis"), after="analysis")
+    forger.resign().write()
+
+
+@attack("V20", clever=True)
+def another_test_reported(root):
+    rewritten(root, lambda d: d.update(procedure="mcnemar_exact"))
+
+
+@attack("V20", clever=True)
+def another_p_decides(root):
+    rewritten(root, lambda d: d["cells"][0].update(p_registered=d["cells"][0]["p"]["mcnemar_exact"]))
+
+
+@attack("V20", clever=True)
+def another_level_reported(root):
+    rewritten(root, lambda d: d.update(alpha="0.10"))
+
+
+@attack("V21")
+def analysis_file_edited(root):
+    replace(Workspace(root).analysis(STUDY), b'"wins": 14', b'"wins": 15')
+
+
+@attack("V21", clever=True)
+def p_value_forged(root):
+    rewritten(root, lambda d: d["cells"][0].update(p_adjusted="0.04"))
+
+
+@attack("V21", clever=True)
+def branch_forged(root):
+    rewritten(root, lambda d: d.update(branch="B", decision="report as regime-dependent", negative_cells=1))
+
+
+@attack("V21", clever=True)
+def only_the_ledgers_branch_forged(root):
+    forger = Forger(root).resign()
+    forger.event("analysis").update(branch="C", decision="reject the candidate")
+    forger.resign("analysis").write()
+
+
+@attack("V21", clever=True)
+def called_exploratory_results_confirmatory(root):
+    rewritten(root, lambda d: d.update(hypothesis="The baseline solves more held-out problems."))
+
+
+@attack("V25")
+def analysis_not_json(root):
+    Workspace(root).analysis(STUDY).write_bytes(b"{")
+
+
+# --- form
+
+
+@attack("V25", clever=True)
+def clock_turned_back(root):
+    forger = Forger(root)
+    forger.events[5]["time"] = "2026-01-04T00:00:00Z"
+    forger.resign().write()
+
+
+@attack("V25")
+def nan_in_a_record(root):
+    replace(Workspace(root).records(STUDY, "heldout"), b'"peak_entries":', b'"peak_entries":NaN,"peak_entries":')
+
+
+@attack("V25")
+def nan_in_the_analysis(root):
+    replace(Workspace(root).analysis(STUDY), b'"wins": 14', b'"wins": NaN')
+
+
+@attack("V25")
+def duplicate_key_in_the_ledger(root):
+    replace(ledger(root), b'"expected":360', b'"expected":360,"expected":360')
+
+
+@attack("V25")
+def unknown_field_in_a_record(root):
+    replace(Workspace(root).records(STUDY, "dev"), b'"arm":"baseline"', b'"accuracy":1,"arm":"baseline"')
+
+
+@attack("V25")
+def default_left_out_of_a_record(root):
+    replace(Workspace(root).records(STUDY, "dev"), b'"failure":null,', b"")
+
+
+@attack("V25")
+def spaces_in_a_record(root):
+    replace(Workspace(root).records(STUDY, "dev"), b'"arm":"baseline"', b'"arm": "baseline"')
+
+
+@attack("V25")
+def torn_record(root):
+    path = Workspace(root).records(STUDY, "heldout")
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@attack("V25")
+def torn_ledger(root):
+    with open(ledger(root), "ab") as f:
+        f.write(b'{"event":"analysis"')
+
+
+@attack("V25")
+def nested_without_end(root):
+    with open(ledger(root), "ab") as f:
+        f.write(b"[" * 200_000 + b"\n")
+
+
+@attack("V25", clever=True)
+def manifest_outside_the_workspace(root):
+    forger = Forger(root)
+    forger.event("register")["splits"]["heldout"]["path"] = "../elsewhere.json"
+    forger.resign().write()
+
+
+@attack("V25")
+def records_behind_a_link(root):
+    path = Workspace(root).records(STUDY, "heldout")
+    outside = root.parent / "outside.jsonl"
+    os.replace(path, outside)
+    path.symlink_to(outside)
+
+
+@attack("V25")
+def unknown_event(root):
+    replace(ledger(root), b'"event":"close"', b'"event":"amend"')
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.id}-{a.run.__name__}")
+def test_attack_fails_with_its_id(attack, root):
+    attack.run(root)
+    verdict = verify(root, STUDY, require="L0")
+    failed = {r.id for r in verdict.failed}
+    assert attack.id in failed, verdict.lines
+    assert verdict.exit_code == 1
+    if attack.clever and attack.id != "V25":
+        assert "V03" not in failed, "a clever attacker's chain is whole"
+
+
+def test_every_check_has_an_attack():
+    assert {a.id for a in ATTACKS} == {c.id for c in CHECKS}
+
+
+def test_every_check_has_a_clever_attack_where_one_is_possible():
+    assert {c.id for c in CHECKS} - {a.id for a in ATTACKS if a.clever} == {"V03"}
+
+
+# --- what only a head catches, and what nothing here catches
+
+
+def test_a_ledger_cut_off_after_close_needs_a_head(root):
+    events = read_lines(ledger(root))
+    head = events[-1]["hash"]
+    ledger(root).write_bytes(b"".join(line(e) + b"\n" for e in events[:-1]))
+    assert not verify(root, STUDY).failed
+    assert [r.id for r in verify(root, STUDY, head=head).failed] == ["V04"]
+
+
+def rewritten_from_the_start(root):
+    """A whole study signed again with a milder protocol."""
+    forger = Forger(root)
+    forger.protocol_file = forger.protocol_file.replace(b'alpha: "0.05"', b'alpha: "0.10"')
+    forger.resign().write()
+
+
+def outputs_invented(root):
+    """Right answers written over wrong ones, of the same length."""
+    forger = Forger(root)
+    for r in forger.records(arm="candidate", correct=False):
+        regrade(r, output_of(PROBLEMS["heldout"][r["problem"]], True))
+    forger.resign().write()
+
+
+def right_answers_thrown_away_as_failures(root):
+    forger = Forger(root)
+    r = forger.records(correct=True)[0]
+    r.update(status="failed", failure={"kind": "infrastructure", "error": "OSError", "message": "disk"}, output="",
+             output_ids=[], output_tokens=0, residency=None, kept_min=None, kept_max=None)  # fmt: skip
+    r["grade"].update(correct=False, extracted=None)
+    forger.resign().write()
+
+
+@pytest.mark.parametrize("forge", [rewritten_from_the_start, outputs_invented, right_answers_thrown_away_as_failures])
+def test_a_consistent_forgery_is_never_called_anchored(forge, root):
+    """At level L0 these pass every check, so the exit code must not be 0 by default; a reviewer's head shows them."""
+    head = read_lines(ledger(root))[-1]["hash"]
+    forge(root)
+    verdict = verify(root, STUDY)
+    assert not verdict.failed and verdict.exit_code == 3
+    assert [r.id for r in verify(root, STUDY, head=head).failed] == ["V04"]
+
+
+def test_an_unknown_grader_is_not_claimed(root):
+    forger = Forger(root)
+    for r in (*forger.dev, *forger.heldout):
+        r["grade"].update(correct=r["status"] != "failed", grader="chain-exact/0")
+    forger.retune().resign().write()
+    verdict = verify(root, STUDY, require="L0")
+    assert [r.id for r in verdict.undone] == ["V13"] and verdict.exit_code == 3
+
+
+def test_a_content_driven_schedule_is_not_claimed(root):
+    forger = Forger(root)
+    for frozen in (forger.event("select")["arms"], forger.event("dev_run")["matched"]):
+        for row in frozen.values():
+            for name, choice in row.items():
+                if name not in ("", "baseline", "random"):
+                    choice["schedule"]["kind"] = "content"
+    forger.resign().write()
+    verdict = verify(root, STUDY, require="L0")
+    assert [r.id for r in verdict.undone] == ["V16"] and verdict.exit_code == 3
+
+
+def test_oversized_lines_are_not_parsed(root, monkeypatch):
+    monkeypatch.setattr(evidence_module, "MAX_LINE", 1000)
+    verdict = verify(root, STUDY, require="L0")
+    assert "V25" in {r.id for r in verdict.failed}
+
+
+def test_a_trial_that_claims_to_be_endless_does_not_stall(root):
+    forger = Forger(root)
+    r = forger.records(arm="candidate")[0]
+    r["output_tokens"], r["residency"]["steps"] = 10**15, 10**15 - 1
+    forger.resign("analysis").write()
+    assert {"V12", "V16"} <= {r.id for r in verify(root, STUDY, require="L0").failed}
+
+
+def test_a_source_that_asks_for_millions_is_not_followed(root):
+    forger = Forger(root)
+    forger.manifests["heldout"]["source"]["count"] = 10**9
+    forger.resign().write()
+    verdict = verify(root, STUDY, require="L0")
+    assert {r.id for r in verdict.undone} == {"V08", "V13"} and verdict.exit_code == 3
