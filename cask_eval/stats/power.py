@@ -118,7 +118,7 @@ def critical_losses(n: int, tail: float) -> np.ndarray:
     out, k = np.empty(n + 1, dtype=np.int64), -1
     for d in range(n + 1):
         # One more pair raises the critical value by one at most, so a single step is enough.
-        if k + 1 <= d and bdtr(k + 1, d, 0.5) <= tail:
+        if bdtr(k + 1, d, 0.5) <= tail:
             k += 1
         out[d] = k
     return out

@@ -92,6 +92,15 @@ def test_sensitivity_note():
         assert part in note
 
 
+def test_sensitivity_note_with_samples():
+    study = protocol(samples=2, test=BOOTSTRAP)
+    records = both("m/b16", "00", "11") + both("m/b16", "00", "1.", sample=1)
+    # Right samples 0, 0 against 2, 1 of four; the missing one could have made it 2, 2.
+    (note,) = [n for n in run(study, records, 2).notes if "left no result" in n]
+    for part in ("difference 0.75", "1 complete problems 1", "between 0.75 and 1"):
+        assert part in note
+
+
 def test_samples_are_summed_per_problem():
     study = protocol(samples=3, test=BOOTSTRAP)
     records = []
@@ -161,6 +170,12 @@ class TestNegative:
         study = protocol(test={"veto": {"alpha": "0.5"}})
         assert run(study, both("m/b16", "0" * 7 + "1", "1" * 2 + "0" * 6), 8).cells[0].outcome == "null"
 
+    def test_a_draw_is_never_negative(self):
+        # One win, one loss: the one-sided mid-p for harm is just .5.
+        study = protocol(test={"procedure": "mcnemar_midp", "veto": {"alpha": "0.5"}})
+        cell = run(study, both("m/b16", "01", "10"), 2).cells[0]
+        assert (cell.p_veto, cell.outcome) == ("0.5", "null")
+
     def test_a_significant_loss_is_not_positive(self):
         study = protocol(test={"alpha": "0.5", "veto": {"alpha": "0.0001"}})
         assert run(study, self.losing, 8).cells[0].outcome == "null"
@@ -193,20 +208,32 @@ def test_few_flips_are_noted_for_the_bootstrap_only():
     assert run(protocol(), records, 30).notes == []
 
 
-def test_deterministic_and_independent_of_record_order():
-    study = protocol(budgets=(16, 32), samples=2, test=BOOTSTRAP)
-    records = []
+def varied_records():
+    out = []
     for cell in ("m/b16", "m/b32"):
         for sample in (0, 1):
             for i, arm in enumerate(("baseline", "candidate")):
-                records += [
-                    record(cell, arm, f"p{j}", (j + i * sample) % 3 == 0, sample=sample, residency=account(16, 30 + j + i))
-                    for j in range(12)
-                ]
-    one = run(study, records, 12)
-    other = run(study, records[::-1], 12)
+                for j in range(12):
+                    right, held = (j + i * sample) % 3 == 0, account(16, 30 + j + i)
+                    out.append(record(cell, arm, f"p{j}", right, sample=sample, residency=held))
+    return out
+
+
+def test_deterministic_and_independent_of_record_order():
+    study, records = protocol(budgets=(16, 32), samples=2, test=BOOTSTRAP), varied_records()
+    # Two accounts of one problem that fail in different ways: which comes first must not depend on the file.
+    for i, forged in ((0, {"layers": 0}), (24, {"entries": 1})):
+        assert (records[i].problem, records[i].arm) == ("p0", "baseline")
+        held = records[i].residency.model_copy(update=forged)
+        records[i] = records[i].model_copy(update={"residency": held})
+    one, other = run(study, records, 12), run(study, records[::-1], 12)
     assert digest(one.model_dump(mode="json")) == digest(other.model_dump(mode="json"))
-    assert one.cells[0].matched.interval.low != one.cells[1].matched.interval.low  # each cell has its own seed
+
+
+def test_each_cell_has_its_own_seed():
+    one, other = run(protocol(budgets=(16, 32), samples=2, test=BOOTSTRAP), varied_records(), 12).cells
+    assert one.matched.ratio == other.matched.ratio
+    assert one.matched.interval.low != other.matched.interval.low
 
 
 def test_label_is_kept():

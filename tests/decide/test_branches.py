@@ -66,7 +66,7 @@ def test_uncovered_outcome_is_an_error():
         (({"positive_cells": ">=1"}, {"positive_cells": ">=2"}, None), 4, ["'B'", "'A'"], "taken by"),
         (({"positive_cells": ">=1"}, {"negative_cells": ">=0"}, None), 4, ["'C'"], "taken by 'A', 'B'"),
     ],
-    ids=["no otherwise", "two otherwise", "otherwise first", "too many", "sum", "contradiction", "shadowed", "dead end"],
+    ids=["none", "two", "first", "too many", "sum", "contradiction", "shadowed", "dead end"],
 )
 def test_each_fault_names_the_branch(specs, m, names, words):
     problems = check(branches(*specs), m)
@@ -81,7 +81,8 @@ def test_reachability_depends_on_the_number_of_cells():
     assert not check(listed, 5)
 
 
-conditions = st.builds(lambda sign, n: f"{sign}{n}", st.sampled_from([">=", "<=", "==", "!=", ">", "<"]), st.integers(0, 5))
+signs = st.sampled_from([">=", "<=", "==", "!=", ">", "<"])
+conditions = st.builds(lambda sign, n: f"{sign}{n}", signs, st.integers(0, 5))
 whens = st.dictionaries(
     st.sampled_from(["positive_cells", "negative_cells", "void_cells"]), conditions, min_size=1, max_size=3
 )

@@ -44,6 +44,11 @@ def test_samples_are_averaged_before_problems():
     assert Caches(2, {"a": [low, high]}, 0, "pinned").means == {"a": Fraction(35, 2)}
 
 
+def test_a_problem_with_part_of_its_samples_is_not_compared():
+    low, high = account(100, steps=12), account(100, steps=16)
+    assert Caches(2, {"a": [low, high], "b": [high]}, 0, "pinned").means == {"a": Fraction(35, 2)}
+
+
 @pytest.mark.parametrize("budget, difference, want", [
     (12, AHEAD, "tolerated"), (12, BEHIND, "void"), (12, EQUAL, "void"),
     (20, AHEAD, "void"), (20, BEHIND, "tolerated"), (20, EQUAL, "void"),
