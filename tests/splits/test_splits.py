@@ -132,19 +132,29 @@ def test_overlaps(dev, held, expected):
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 31), st.integers(1, 32), st.randoms(use_true_random=False))
-def test_band_lookup_finds_what_comparing_all_finds(changes, need, random):
+def found_near(changed: list[int], need: int) -> bool:
+    """Whether two problems count as near-duplicates whose sketches differ at the positions `changed`."""
     one = item_of(Problem("a", "x"))
     cells = [one.minhash[i : i + 8] for i in range(0, 256, 8)]
-    for i in random.sample(range(32), changes):
+    for i in changed:
         cells[i] = f"{int(cells[i], 16) ^ 1:08x}"
     other = one.model_copy(update={"id": "b", "text": item_of(Problem("b", "y")).text, "minhash": "".join(cells)})
+    assert agreement(one, other) == 32 - len(changed)
     dev = make("d", "dev").model_copy(update={"items": [one]})
     held = make("h", "heldout").model_copy(update={"items": [other]})
-    threshold = str(need / 32)
-    assert agreement(one, other) == 32 - changes
-    assert bool(overlaps(dev, held, threshold)) == (32 - changes >= need)
+    return bool(overlaps(dev, held, str(need / 32)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 31), unique=True), st.integers(1, 32))
+def test_band_lookup_finds_what_comparing_all_finds(changed, need):
+    assert found_near(changed, need) == (32 - len(changed) >= need)
+
+
+@pytest.mark.parametrize("need", range(1, 32))
+def test_band_lookup_finds_differences_that_are_spread_out(need):
+    changes = 32 - need
+    assert found_near([32 * k // changes for k in range(changes)], need)
 
 
 @pytest.mark.parametrize("threshold", ["0", "1.1", "-1", "x", "NaN"])
