@@ -23,17 +23,21 @@ from cask_eval.stats.pairs import Pairs
 
 B = 9999
 
+# BLAS splits longer dot products over threads: slow on a busy machine, and the last digit then depends on how many
+# threads there are.
+_BLOCK = 4096
+
 
 def sum_pmf(pmf: np.ndarray, n: int) -> np.ndarray:
     """Distribution of the sum of n independent draws from `pmf` [s], as [n·(s−1) + 1], by binary powering."""
     out, power = np.ones(1), np.asarray(pmf, dtype=np.float64)
     while True:
         if n & 1:
-            out = np.convolve(out, power)
+            out = _convolve(out, power)
         n >>= 1
         if not n:
             return out
-        power = np.convolve(power, power)
+        power = _convolve(power, power)
 
 
 @lru_cache(maxsize=64)
@@ -124,6 +128,14 @@ def _ratios(both: np.ndarray, seed: int, replicates: int) -> np.ndarray:
         index = ((bits.random_raw(rows * n) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
         drawn = index.astype(np.intp).reshape(rows, n)
         out[start : start + rows] = both[0][drawn].sum(axis=1) / both[1][drawn].sum(axis=1)
+    return out
+
+
+def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(a) + len(b) - 1)
+    for i in range(0, len(b), _BLOCK):
+        part = np.convolve(a, b[i : i + _BLOCK])
+        out[i : i + len(part)] += part
     return out
 
 

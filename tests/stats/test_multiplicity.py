@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cask_eval.stats.multiplicity import CORRECTIONS, bonferroni, holm, none
@@ -17,12 +17,12 @@ def test_reference_values(name):
 
 
 @pytest.mark.parametrize("name", ["bonferroni", "holm"])
-@given(p=p_lists)
-@settings(max_examples=25, deadline=None)
-def test_statsmodels_agrees(name, p):
+def test_statsmodels_agrees(name):
     from statsmodels.stats.multitest import multipletests
 
-    assert CORRECTIONS[name](p, None) == pytest.approx(multipletests(p, method=name)[1], rel=1e-9, abs=1e-300)
+    # Ties, zeros, ones and an order that is neither rising nor falling; few lists, as each call collects garbage.
+    for p in ([0.04, 0.001, 0.02, 0.001, 0.3], [1.0, 0.0, 0.5, 0.26], [0.013, 0.012, 0.011, 0.01]):
+        assert CORRECTIONS[name](p, None) == pytest.approx(multipletests(p, method=name)[1], rel=1e-12)
 
 
 def test_an_absent_cell_stays_in_the_family():
