@@ -163,7 +163,7 @@ def test_torn_last_line_at_every_byte(tmp_path, payload, monkeypatch):
     # That every length is repaired is the point here, not that the disk has it.
     monkeypatch.setattr("os.fsync", lambda fd: None)
     ledger = Ledger(tmp_path / "whole.jsonl")
-    for decision in ("one", "two", "ü"):
+    for decision in ("one", "ü"):
         ledger.append("s", "analysis", Analysis(digest=ZERO, branch="A", decision=decision), now=NOON)
     whole = ledger.path.read_bytes()
     events = ledger.events()
@@ -173,12 +173,11 @@ def test_torn_last_line_at_every_byte(tmp_path, payload, monkeypatch):
         torn.path.parent.mkdir()
         torn.path.write_bytes(whole[:cut])
         # The last byte is the newline: without it the event is still complete.
-        kept, fragment = (3, b"") if cut == len(whole) - 1 else (2, whole[start:cut])
+        kept, fragment = (2, b"") if cut == len(whole) - 1 else (1, whole[start:cut])
         assert torn.events() == events[:kept]
         assert torn.torn == fragment
         added = torn.append("s", "analysis", payload("analysis"), now=NOON + timedelta(seconds=9))
-        assert torn.events() == [*events[:kept], added]
-        assert audit(torn.path.read_bytes().splitlines())[1] == []
+        assert audit(lines(torn)) == ([*events[:kept], added], [])
         side = torn.path.with_name("ledger.jsonl.torn")
         assert side.exists() == bool(fragment)
         if fragment:
@@ -255,7 +254,7 @@ def work(path: str, study: str, count: int, start) -> None:
 
 def test_two_processes_lose_no_event(tmp_path):
     context = multiprocessing.get_context("spawn")
-    path, start, count = tmp_path / "ledger.jsonl", context.Barrier(2), 20
+    path, start, count = tmp_path / "ledger.jsonl", context.Barrier(2), 12
     workers = [context.Process(target=work, args=(str(path), name, count, start)) for name in ("a", "b")]
     for worker in workers:
         worker.start()
