@@ -162,7 +162,8 @@ def test_torn_last_line(tmp_path, monkeypatch, caplog):
     one, two, three = make("a"), make("b", output="ü"), make("c")
     head, last = line_of(one) + b"\n", line_of(two) + b"\n"
     letter = last.index("ü".encode())
-    for cut in sorted({*range(0, len(last), 11), *range(4), *range(letter, letter + 4), *range(len(last) - 4, len(last))}):
+    edges = {*range(4), *range(letter, letter + 4), *range(len(last) - 4, len(last))}
+    for cut in sorted(edges | set(range(0, len(last), 11))):
         store = RecordStore(tmp_path / f"{cut}" / "dev.jsonl")
         store.path.parent.mkdir()
         store.path.write_bytes(head + last[:cut])
