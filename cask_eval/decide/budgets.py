@@ -28,7 +28,8 @@ def measured(dev_records: Iterable[Record]) -> tuple[list[tuple[int, int]], Frac
     accounts = [r.residency.account() for r in dev_records if r.residency is not None]
     if not accounts:
         raise ValueError("no dev trial of the reference has a residency account; nothing to match against")
-    return [(a.prompt_tokens, a.steps) for a in accounts], sum((a.mean for a in accounts), Fraction()) / len(accounts)
+    mean = sum((a.mean for a in accounts), Fraction()) / len(accounts)
+    return [(a.prompt_tokens, a.steps) for a in accounts], mean
 
 
 def replay(schedule: Schedule, lengths: Lengths) -> Fraction:
@@ -65,9 +66,9 @@ def solve(
     nominal: int,
     tolerance: Fraction = TOLERANCE,
 ) -> tuple[int, Fraction]:
-    """(b′, C̄ at b′). The budget whose mean is closest to `reference`, if that is within `tolerance`; otherwise the
-    largest budget whose mean does not exceed it (1 when every one does). The caller records what is left of the
-    difference. `nominal` wins among budgets of one and the same mean.
+    """(b′, C̄ at b′). The budget whose mean is closest to `reference`, if that is within `tolerance`; otherwise
+    the largest budget whose mean does not exceed it (1 when every one does). The caller records what is left of
+    the difference. `nominal` wins among budgets of one and the same mean.
 
     Raises MethodError when the mean does not grow with the budget, and ValueError without lengths.
     """

@@ -29,7 +29,7 @@ def matched_key(arm: str, config: str) -> str:
 def rule(protocol: Protocol) -> str:
     """The registered rule as `Select.rule` states it."""
     tuning = protocol.tuning
-    return f"{tuning.select} over {tuning.scope}, ties {tuning.ties}"
+    return f"{tuning.select}, scope {tuning.scope}, ties {tuning.ties}"
 
 
 def arm_of(protocol: Protocol, arm: str, config: str) -> tuple[str, dict[str, Param]]:

@@ -39,7 +39,7 @@ class Result:
     @property
     def line(self) -> str:
         word = {"pass": "ok", "fail": "FAIL", "not_checked": "not checked"}[self.status]
-        first = f": {self.details[0]}" if self.details and self.status != "pass" else ""
+        first = f": {self.details[0]}" if self.details else ""
         more = f" (+{len(self.details) - 1} more)" if len(self.details) > 1 and self.status == "fail" else ""
         return f"{self.id}  {word:<11}  {self.title}{first}{more}"
 
@@ -83,7 +83,7 @@ def check(id: str, title: str, *needs: str) -> Callable[[Callable[[Evidence], It
 def _short(lines: list[str]) -> Iterator[str]:
     """The first lines, printable: evidence is written by others and may hold control characters."""
     for line in lines[:MAX_DETAILS]:
-        text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
         yield text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
     if len(lines) > MAX_DETAILS:
         yield f"… and {len(lines) - MAX_DETAILS} more"

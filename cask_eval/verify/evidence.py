@@ -141,12 +141,10 @@ class Evidence:
         return "exploratory" if self.of_kind("amend") else "confirmatory"
 
     @cached_property
-    def derived(self) -> AnalysisDocument | str:
-        """The analysis, done again from the records; or why it cannot be."""
-        needed = (self.protocol, self.registration, self.select, self.heldout, self.heldout_manifest)
-        if any(part is None for part in needed):
-            return "the analysis needs the registration, the selection, the held-out manifest and the records"
-        assert self.protocol and self.registration and self.select and self.heldout and self.heldout_manifest
+    def derived(self) -> AnalysisDocument | str | None:
+        """The analysis, done again from the records; why it cannot be, as text; None where parts are absent."""
+        if not (self.protocol and self.registration and self.select and self.heldout and self.heldout_manifest):
+            return None
         ids = [item.id for item in self.heldout_manifest.items]
         try:
             return analyse(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -74,14 +75,14 @@ branches:
 """
 
 SOURCES = {
-    "dev": {"seed": 1, "count": 12, "variables": 3, "distractors": 0, "recap": "never"},
-    "heldout": {"seed": 2, "count": 30, "variables": 3, "distractors": 0, "recap": "never"},
+    "dev": {"seed": 1, "count": 10, "variables": 3, "distractors": 0, "recap": "never"},
+    "heldout": {"seed": 2, "count": 20, "variables": 3, "distractors": 0, "recap": "never"},
 }
 PROBLEMS = {role: {p.id: p for p in chain.problems(source)} for role, source in SOURCES.items()}
 VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
 
 # How often an arm is right, in percent: by arm and configuration.
-SKILL = {("baseline", ""): 45, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 90, ("random", ""): 20}
+SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20}
 
 MODELS = [
     ModelLock(name=name, id=f"embedded:{name}", digest=digest(name), files={"model.safetensors": digest(name)},
@@ -144,7 +145,7 @@ def record(
         "output_tokens": tokens,
         "output": output,
         "output_ids": [VOCABULARY[w] for w in output.split()],
-        "grade": {"correct": grade.correct, "extracted": grade.extracted, "how": grade.how, "grader": grade.grader},
+        "grade": asdict(grade),
         "residency": account.to_json() if account else None,
         "kept_min": kept,
         "kept_max": kept,
@@ -293,6 +294,8 @@ class Forger:
             self.event("consume").update(expected=len(keys), keys=keys_root(keys))
         if "commits" not in keep:
             sessions = [e["payload"] for e in self.events if e["event"] == "records"]
+            for session in sessions[:-1]:
+                session["records"] = committed(self.heldout[: session["records"]["count"]], "heldout")
             sessions[-1]["records"] = self.event("close")["records"] = committed(self.heldout, "heldout")
         if "analysis" not in keep:
             ids = [i["id"] for i in self.manifests["heldout"]["items"]]
@@ -307,7 +310,8 @@ class Forger:
     def retune(self) -> Forger:
         """Let scores, choice and frozen arms follow from the dev records as they are now."""
         protocol, select, matched = self.protocol, self.event("select"), self.event("dev_run")["matched"]
-        found = scores(protocol, map(Record.model_validate, self.dev), [i["id"] for i in self.manifests["dev"]["items"]])
+        ids = [i["id"] for i in self.manifests["dev"]["items"]]
+        found = scores(protocol, map(Record.model_validate, self.dev), ids)
         select["scores"] = {c: {n: f"{s.numerator}/{s.denominator}" for n, s in r.items()} for c, r in found.items()}
         select["chosen"] = choose(protocol, found)
         for cell, config in select["chosen"].items():
@@ -338,11 +342,9 @@ class Forger:
 
 
 def regrade(r: dict, output: str) -> None:
-    """Give a held-out record another output, with its true grade, ids and length left to fit."""
-    problem = PROBLEMS[r["phase"]][r["problem"]]
-    grade = chain.grade(problem, output)
-    r.update(output=output, output_ids=[VOCABULARY[w] for w in output.split()],
-             grade={"correct": grade.correct, "extracted": grade.extracted, "how": grade.how, "grader": grade.grader})  # fmt: skip
+    """Give a record another output, with its true grade and ids; its length is left for the caller to fit."""
+    grade = chain.grade(PROBLEMS[r["phase"]][r["problem"]], output)
+    r.update(output=output, output_ids=[VOCABULARY[w] for w in output.split()], grade=asdict(grade))
 
 
 def committed(records: list[dict], phase: str) -> dict:

@@ -110,13 +110,13 @@ def registration_removed(root):
 
 @attack("V03")
 def event_edited(root):
-    replace(ledger(root), b'"expected":360', b'"expected":359')
+    replace(ledger(root), b'"expected":240', b'"expected":239')
 
 
 @attack("V03")
 def event_edited_and_hashed_again(root):
     events = read_lines(ledger(root))
-    events[3]["payload"]["expected"] = 359
+    events[3]["payload"]["expected"] = 239
     events[3].pop("hash")
     events[3]["hash"] = digest(events[3])
     ledger(root).write_bytes(b"".join(line(e) + b"\n" for e in events))
@@ -178,8 +178,21 @@ def close_commits_to_other_records_than_the_session(root):
 @attack("V04", clever=True)
 def a_session_takes_records_back(root):
     forger = Forger(root)
-    forger.event("records")["records"]["count"] = 361
-    forger.resign().write()
+    forger.resign()
+    forger.event("records")["records"]["count"] = 241
+    forger.resign("commits").write()
+
+
+@attack("V04", clever=True)
+def an_interrupted_session_run_again(root):
+    """The first session's records are made better before the second goes on; only its own commitment is left."""
+    forger = Forger(root)
+    first = copy.deepcopy(forger.event("records")["records"])
+    wrong = next(r for r in forger.heldout[:100] if r["arm"] == "candidate" and not r["grade"]["correct"])
+    regrade(wrong, output_of(PROBLEMS["heldout"][wrong["problem"]], True))
+    forger.resign()
+    forger.event("records")["records"] = first
+    forger.resign("commits").write()
 
 
 # --- seeds and the one attempt
@@ -602,7 +615,7 @@ def control_swapped_for_another_preset(root):
 @attack("V17", clever=True)
 def rule_changed(root):
     forger = Forger(root)
-    forger.event("select")["rule"] = "max_mean_accuracy over per_cell, ties first"
+    forger.event("select")["rule"] = "max_mean_accuracy, scope per_cell, ties first"
     forger.resign().write()
 
 
@@ -663,7 +676,7 @@ def another_level_reported(root):
 
 @attack("V21")
 def analysis_file_edited(root):
-    replace(Workspace(root).analysis(STUDY), b'"wins": 14', b'"wins": 15')
+    replace(Workspace(root).analysis(STUDY), b'"losses": 0', b'"losses": 1')
 
 
 @attack("V21", clever=True)
@@ -710,12 +723,12 @@ def nan_in_a_record(root):
 
 @attack("V25")
 def nan_in_the_analysis(root):
-    replace(Workspace(root).analysis(STUDY), b'"wins": 14', b'"wins": NaN')
+    replace(Workspace(root).analysis(STUDY), b'"losses": 0', b'"losses": NaN')
 
 
 @attack("V25")
 def duplicate_key_in_the_ledger(root):
-    replace(ledger(root), b'"expected":360', b'"expected":360,"expected":360')
+    replace(ledger(root), b'"expected":240', b'"expected":240,"expected":240')
 
 
 @attack("V25")
@@ -799,6 +812,14 @@ def test_a_ledger_cut_off_after_close_needs_a_head(root):
     ledger(root).write_bytes(b"".join(line(e) + b"\n" for e in events[:-1]))
     assert not verify(root, STUDY).failed
     assert [r.id for r in verify(root, STUDY, head=head).failed] == ["V04"]
+
+
+def test_a_ledger_cut_off_before_close_needs_a_head(root):
+    events = read_lines(ledger(root))
+    ledger(root).write_bytes(b"".join(line(e) + b"\n" for e in events[:3]))
+    Workspace(root).analysis(STUDY).unlink()
+    assert verify(root, STUDY).exit_code == 3
+    assert [r.id for r in verify(root, STUDY, head=events[3]["hash"]).failed] == ["V04"]
 
 
 def rewritten_from_the_start(root):

@@ -28,4 +28,5 @@ def v13(e: Evidence) -> Iterator[str]:
             if r.problem not in problems.by_id:
                 yield f"{where}: there is no such problem"
             elif asdict(e.task.grade(problems.by_id[r.problem], r.output)) != r.grade.model_dump():
-                yield f"{where}: recorded as {'right' if r.grade.correct else 'wrong'} ({r.grade.extracted!r}), regraded otherwise"
+                recorded = "right" if r.grade.correct else "wrong"
+                yield f"{where}: recorded as {recorded} ({r.grade.extracted!r}), regraded otherwise"

@@ -44,8 +44,9 @@ def _accounts(e: Evidence) -> Iterator[str]:
             continue
         if choice.schedule.kind != "length":
             content.add(f"{r.cell}/{r.arm}")
-        if r.status != "failed" and prompts.setdefault((lock.name, r.problem), r.prompt_tokens) != r.prompt_tokens:
-            yield f"{where}: {r.prompt_tokens} prompt tokens, other trials of this problem had {prompts[lock.name, r.problem]}"
+        first = prompts.setdefault((lock.name, r.problem), r.prompt_tokens) if r.status != "failed" else r.prompt_tokens
+        if r.prompt_tokens != first:
+            yield f"{where}: {r.prompt_tokens} prompt tokens, another trial of this problem had {first}"
         for what in _account(r, lock, choice):
             yield f"{where}: {what}"
     for arm in sorted(content):
@@ -68,7 +69,8 @@ def _account(r: Record, lock: ModelLock, choice: ArmChoice) -> Iterator[str]:
     # The walk takes as long as the trial claims to be, so the claim must be borne out first.
     steps = max(len(r.output_ids) - 1, 0)
     if account.prompt_tokens != r.prompt_tokens or account.steps != steps:
-        yield f"the account is over {account.prompt_tokens} + {account.steps} steps, the trial over {r.prompt_tokens} + {steps}"
+        yield (f"the account is over {account.prompt_tokens} + {account.steps} tokens, "
+               f"the trial over {r.prompt_tokens} + {steps}")  # fmt: skip
     elif choice.schedule.kind != "length":
         yield from _tally(account)
     elif account != _walked(schedule_of(choice.schedule), r.prompt_tokens, steps, *geometry):
@@ -129,7 +131,7 @@ def _budgets(e: Evidence) -> Iterator[str]:
 
 
 def _verdicts(e: Evidence) -> Iterator[str]:
-    if e.document is None or isinstance(e.derived, str):
+    if e.document is None or e.derived is None or isinstance(e.derived, str):
         return
     derived = {cell.cell: cell.matched for cell in e.derived.cells}
     for cell in e.document.cells:

@@ -39,7 +39,8 @@ def _arms(e: Evidence) -> Iterator[str]:
     cells = [cell.name for cell in e.protocol.cells]
     if sorted(e.select.arms) != sorted(cells) or sorted(e.dev_run.matched) != sorted(cells):
         yield "the frozen arms are not those of the registered cells"
-    runs = {"": ("baseline", "")} | {matched_key("candidate", c): ("candidate", c) for c, _ in configs(e.protocol.candidate)}
+    runs = {"": ("baseline", "")}
+    runs |= {matched_key("candidate", name): ("candidate", name) for name, _ in configs(e.protocol.candidate)}
     for cell in cells:
         tuned, frozen = e.dev_run.matched.get(cell, {}), e.select.arms.get(cell, {})
         if tuned.keys() != runs.keys():

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cask_eval.verify.check import Note, check
+from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence
 
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
@@ -21,6 +21,10 @@ def v21(e: Evidence) -> Iterator[str]:
         yield "analysis.json is not the document that the ledger commits to"
     if (e.analysis.branch, e.analysis.decision) != (e.document.branch, e.document.decision):
         yield f"the ledger says branch {e.analysis.branch}, analysis.json says {e.document.branch}"
+    if e.derived is None:
+        parts = ("registration", "protocol", "select", "heldout_manifest", "heldout")
+        yield Skip(next(e.why(name) for name in parts if getattr(e, name) is None))
+        return
     if isinstance(e.derived, str):
         yield e.derived
         return
