@@ -1,0 +1,95 @@
+"""The command line. Commands are imported when they are called, so that help answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from cask_eval import __version__
+from cask_eval.errors import CaskError
+
+# An error of ours, as opposed to every outcome that a command promises (sysexits.h EX_SOFTWARE).
+INTERNAL = 70
+
+COMMANDS = {
+    "init": "Write an example protocol and its splits into a new workspace.",
+    "demo": "Run the embedded study from registration to report.",
+    "lint": "Check a protocol and say what it can and cannot detect.",
+    "schema": "Print the JSON Schema of protocols, for editors.",
+    "split": "Freeze, show and check split manifests.",
+    "methods": "List the installed methods and show one.",
+    "calibrate": "Measure the statistics that calibrated methods need.",
+    "register": "Lock a protocol: from here on nothing can change.",
+    "tune": "Run the dev split, match the caches, apply the registered rule.",
+    "confirm": "Run the held-out split, once.",
+    "analyze": "Derive the decision from the closed records.",
+    "report": "Write the report of an analysed study.",
+    "status": "Say where each study stands and what comes next.",
+    "verify": "Check that a study's decision follows from its locked protocol.",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"cask_eval.cli.{name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx, args):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cask-eval")
+@click.option("-C", "--workspace", "folder", metavar="DIR", default=".", show_default=True,
+              help="A folder inside the workspace (the folder that holds prereg/).")
+@click.pass_context
+def cli(ctx: click.Context, folder: str) -> None:
+    """Pre-registered evaluation of KV-cache compression.
+
+    A study goes register → tune → confirm → verify. Exit codes: 0 ok, 1 verification failed, 2 usage or invalid
+    protocol, 3 partly verified, 4 held-out already consumed, 10 branch not met (only with --gate).
+    """
+    ctx.obj = folder
+
+
+def main() -> None:
+    """Entry point: typed errors become one message and their exit code, anything else is our fault."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except CaskError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what was finished is kept, run the same command to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        click.echo("this is a fault in cask-eval itself; nothing finished was lost", err=True)
+        sys.exit(INTERNAL)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cask_eval.engine.attention import NAME as SLOT_ATTENTION
 from cask_eval.engine.contract import Entries
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.sampling import Sampling, choose, uniforms
 from cask_eval.engine.slots import CaptureCache, SlotCache
-from cask_eval.errors import MethodError
+from cask_eval.errors import MethodError, ModelError
 from cask_eval.residency import Residency, Schedule
 
 
@@ -81,9 +82,13 @@ def generate(
     """Run every request; outcomes come in the order they finish.
 
     slots: sequences in flight at once. poll: steps between looks at which sequences have stopped (default 1 on CPU,
-    8 on an accelerator, where a look is a synchronisation). Raises MethodError before the first forward when a
+    8 on an accelerator, where a look is a synchronisation). Raises ModelError when the model is not on the slot
+    attention, MethodError before the first forward when a
     prompt does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
     """
+    if model.config._attn_implementation != SLOT_ATTENTION:
+        raise ModelError(f"the model runs on {model.config._attn_implementation!r} attention, which would read empty "
+                         f"slots; load it with load_model or call set_attn_implementation({SLOT_ATTENTION!r})")
     pending = deque(requests)
     schedule = policy.method.schedule(budget)
     for request in pending:

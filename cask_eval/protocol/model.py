@@ -19,7 +19,7 @@ class Strict(BaseModel):
 
 
 def _decimal(text: str) -> str:
-    if not re.fullmatch(r"-?(0|[1-9]\d{0,11})(\.\d{1,12})?", text):
+    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?", text):
         raise ValueError('must be a plain decimal in quotes, such as "0.05"')
     return text
 

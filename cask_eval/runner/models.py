@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cask_eval import embedded
 from cask_eval.canonical import digest, digest_bytes, digest_file
 from cask_eval.engine.contract import Geometry
@@ -58,9 +60,16 @@ def calibration_file(model: Model, workspace: Workspace) -> Path | None:
     return path
 
 
+# Below this size one CPU thread is faster than several: the work of an operator no longer pays for waking them.
+SMALL = 20_000_000
+
+
 @lru_cache(maxsize=1)
 def _loaded(source: str, dtype: str, device: str) -> tuple[Any, Any]:
-    return load_model(source, dtype=dtype, device=device)
+    decoder, tokenizer = load_model(source, dtype=dtype, device=device)
+    if device == "cpu" and decoder.num_parameters() < SMALL:
+        torch.set_num_threads(1)
+    return decoder, tokenizer
 
 
 def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:

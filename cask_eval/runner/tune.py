@@ -24,11 +24,7 @@ def choice(preset: str, params: dict[str, Any], nominal: int, lengths: Lengths, 
     if schedule.trigger == "never":
         mean = replay(schedule, lengths)
     else:
-        longest = max(p for p, _ in lengths)
-        low = 1
-        if schedule.prompt != "outside":
-            low = method.protected_count(longest) + 1
-        budget, mean = solve(method.schedule, lengths, reference, nominal=nominal, low=low)
+        budget, mean = solve(method.schedule, lengths, reference, nominal=nominal)
     return ArmChoice(preset=preset, params=params, schedule=_lock(method.schedule(budget)), dev_mean=_ratio(mean),
                      reference_mean=_ratio(reference))
 

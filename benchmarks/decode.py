@@ -1,0 +1,134 @@
+"""Tokens per second of the slot engine beside transformers' generate(), same model, same prompts, same run.
+
+    python benchmarks/decode.py [--model embedded:chain-m] [--problems 64] [--threads 1] [--json FILE]
+
+Each line is measured in the same process, one after the other, best of --repeat. generate() keeps the full cache;
+the engine runs with the full cache and with every compressing preset, so that ratios separate batching from eviction.
+All runs decode the same number of tokens per prompt (no stop token), so that a ratio compares equal work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import contextmanager
+
+import torch
+
+from cask_eval import embedded
+from cask_eval.engine import decode, registry
+from cask_eval.engine.attention import NAME
+from cask_eval.engine.model import geometry, load_model
+from cask_eval.engine.sampling import Sampling
+from cask_eval.tasks import chain
+
+
+@contextmanager
+def timed(into: list[float]):
+    began = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    into.append(time.perf_counter() - began)
+
+
+def engine(model, policy, budget, prompts, new, slots) -> tuple[float, float]:
+    """(seconds, seconds spent in compression events)."""
+    events: list[float] = []
+    inner = decode._Run._compress
+
+    def compress(self, due):
+        with timed(events):
+            inner(self, due)
+
+    decode._Run._compress = compress
+    total: list[float] = []
+    try:
+        with timed(total):
+            requests = [decode.Request(i, p, i) for i, p in enumerate(prompts)]
+            for _ in decode.generate(model, requests, policy, budget, Sampling(new), slots=slots):
+                pass
+    finally:
+        decode._Run._compress = inner
+    return total[0], sum(events)
+
+
+@torch.inference_mode()
+def transformers_generate(model, prompts, new, batch, pad) -> float:
+    total: list[float] = []
+    with timed(total):
+        for i in range(0, len(prompts), batch):
+            rows = prompts[i : i + batch]
+            longest = max(map(len, rows))
+            ids = torch.tensor([[pad] * (longest - len(r)) + list(r) for r in rows], device=model.device)
+            mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=model.device)
+            model.generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False,
+                           pad_token_id=pad)
+    return total[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:chain-m")
+    parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--new", type=int, default=200, help="tokens generated per prompt")
+    parser.add_argument("--budget", type=int, default=64)
+    parser.add_argument("--delta", type=int, default=16)
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    source = embedded.path(args.model.removeprefix("embedded:")) if args.model.startswith("embedded:") else args.model
+    model, tokenizer = load_model(source, device=args.device)
+    model.generation_config.eos_token_id = None
+    problems = chain.problems({"seed": 7, "count": args.problems})
+    prompts = [tuple(tokenizer(p.prompt)["input_ids"]) for p in problems]
+    few = prompts[: max(4, args.problems // 8)]
+    calibration = source / "calibration.safetensors" if args.model.startswith("embedded:") else None
+    shape = geometry(model)
+    rows = []
+
+    def add(name, batch, run, count):
+        best = min((run() for _ in range(args.repeat)), key=lambda r: r[0])
+        rows.append({"run": name, "batch": batch, "tokens_per_s": round(count * args.new / best[0], 1),
+                     "event_share": round(best[1] / best[0], 4)})
+        print(f"{name:26} batch {batch:4d} {rows[-1]['tokens_per_s']:10.1f} tokens/s   events {best[1] / best[0]:6.1%}")
+
+    model.set_attn_implementation("sdpa")
+    pad = tokenizer.pad_token_id or 0
+    add("transformers generate", 1, lambda: (transformers_generate(model, few, args.new, 1, pad), 0.0), len(few))
+    for batch in args.slots[1:]:
+        add("transformers generate", batch,
+            lambda batch=batch: (transformers_generate(model, prompts, args.new, batch, pad), 0.0), len(prompts))
+    model.set_attn_implementation(NAME)
+    presets = {"fullkv": {}, "recency": {"delta": args.delta}, "random_pp": {"delta": args.delta}}
+    if calibration is not None:
+        presets |= {"triattention": {"delta": args.delta}, "alpha": {"delta": args.delta, "lambda": "0.5"}}
+    for preset, params in presets.items():
+        policy = registry.load(preset).make(preset, params).bind(shape, str(calibration) if calibration else None)
+        for slots in args.slots:
+            some = few if slots == 1 else prompts
+            add(f"engine {preset}", slots,
+                lambda policy=policy, some=some, slots=slots: engine(model, policy, args.budget, some, args.new, slots),
+                len(some))
+
+    speed = {(r["run"], r["batch"]): r["tokens_per_s"] for r in rows}
+    print("\nratios, same run")
+    for (name, batch), value in speed.items():
+        if name.startswith("engine"):
+            one = value / speed["transformers generate", 1]
+            same = speed.get(("transformers generate", batch))
+            print(f"{name:26} batch {batch:4d}  {one:6.2f} × generate() at batch 1"
+                  + (f"   {value / same:5.2f} × generate() at batch {batch}" if same and batch > 1 else ""))
+    if args.json:
+        about = {"torch": torch.__version__, "device": str(model.device), "threads": args.threads, **vars(args)}
+        with open(args.json, "w", encoding="utf-8") as f:
+            json.dump({"about": about, "rows": rows}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What several commands share: the workspace, JSON output, the device option, the blinded progress bar."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from cask_eval.errors import CaskError
+from cask_eval.workspace import Workspace
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+study_argument = click.argument("study", required=False)
+
+
+def workspace(ctx: click.Context) -> Workspace:
+    """The workspace named by -C, or the one around the current folder. Raises CaskError."""
+    return Workspace.find(ctx.obj)
+
+
+def say(text: str) -> None:
+    """Logs go to stderr, so that stdout holds results alone."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def device_options(command: Callable) -> Callable:
+    """--device and --slots."""
+
+    @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run.")
+    @click.option("--slots", default=64, show_default=True, type=click.IntRange(1), help="Sequences in flight at once.")
+    @functools.wraps(command)
+    def wrapped(*args, device: str, **kwargs):
+        return command(*args, device=resolve_device(device), **kwargs)
+
+    return wrapped
+
+
+def resolve_device(name: str) -> str:
+    """'auto' as cuda where there is one. Raises CaskError when torch or the device is missing."""
+    try:
+        import torch
+    except ImportError:
+        raise CaskError("this command runs models and needs torch and transformers; "
+                        "install them with: pip install 'cask-eval[bench]'") from None
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise CaskError(f"--device {name}: {str(error).splitlines()[0]}; use cpu or auto") from None
+    return name
+
+
+@contextmanager
+def watch(title: str) -> Iterator[Any]:
+    """A `Watch` that shows trials done, tokens and the time left, never an accuracy."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn
+
+    from cask_eval.runner.steps import Watch
+
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"),
+               TextColumn("{task.fields[tokens]:,} tokens"), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn()]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, tokens=0)
+        count = 0
+
+        def start(total: int, done: int) -> None:
+            bar.update(task, total=total, completed=done)
+
+        def advance(trials: int, tokens: int) -> None:
+            nonlocal count
+            count += tokens
+            bar.update(task, advance=trials, tokens=count)
+
+        yield Watch(start=start, advance=advance, say=lambda text: bar.console.print(text, highlight=False))
+
+
+def quiet() -> None:
+    """Libraries that log on import or load may not write into our output."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,84 @@
+"""cask-eval confirm"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cask_eval.cli.analyze import derive
+from cask_eval.cli.common import device_options, json_option, print_json, quiet, say, study_argument, watch, workspace
+from cask_eval.cli.report import summary, write_report
+from cask_eval.errors import GATE, CaskError
+from cask_eval.workspace import Workspace
+
+# Digits of the protocol digest that stand for "I know what I am about to use up".
+DIGITS = 8
+
+
+@click.command("confirm")
+@study_argument
+@click.option("--split", required=True, type=click.Choice(["heldout"]), help="The split to consume.")
+@click.option("--yes", "digest", metavar="DIGEST", help=f"First {DIGITS} or more digits of the protocol digest; asked "
+              "for when missing.")
+@click.option("--gate", is_flag=True, help="Exit with 10 unless a branch other than the last (otherwise) is met.")
+@device_options
+@json_option
+@click.pass_context
+def command(ctx: click.Context, study: str | None, split: str, digest: str | None, gate: bool, device: str, slots: int,
+            as_json: bool) -> int:
+    """Run every cell and arm of STUDY (default: the one that is tuned) on the held-out split, once, then analyse.
+
+    A run that was cut off goes on inside the same attempt. Progress shows no accuracy.
+    """
+    space = workspace(ctx)
+    name = consume(space, study, digest, device, slots)
+    document = derive(space, name)
+    paths = write_report(space, name)
+    if as_json:
+        print_json(document.model_dump(mode="json"))
+    else:
+        summary(space, name)
+        click.echo(f"report: {paths['html']}")
+    return GATE if gate and not _met(space, name, document.branch) else 0
+
+
+def consume(space: Workspace, study: str | None, digest: str | None, device: str, slots: int) -> str:
+    """Run or resume; returns the study's name. Raises CaskError when the digest does not fit."""
+    quiet()
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import pick
+    from cask_eval.runner.steps import confirm, consumption
+
+    name = pick(Ledger(space.ledger).events(), study, {"tuned", "consumed"})
+    state, wanted = consumption(space, name)
+    if state.consume is None:
+        lock = state.register[1].splits["heldout"]
+        protocol = state.register[1].protocol
+        cells, arms = len(protocol["models"]) * len(protocol["budgets"]), 2 + len(protocol["controls"])
+        say(f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of study "
+            f"{name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}")
+        if not digest and not sys.stdin.isatty():
+            raise CaskError(f"nothing was consumed: there is no terminal to ask on, so give --yes with the first "
+                            f"{DIGITS} digits of the protocol digest")
+        _agree(digest or click.prompt(f"Type the first {DIGITS} digits of the digest to go on", err=True), wanted)
+    elif digest:
+        _agree(digest, wanted)
+    with watch(f"confirm {name}") as progress:
+        confirm(space, name, device, slots, progress)
+    return name
+
+
+def _agree(given: str, wanted: str) -> None:
+    digits = given.strip().lower().removeprefix("sha256:")
+    if len(digits) < DIGITS or not wanted.removeprefix("sha256:").startswith(digits):
+        raise CaskError(f"{given!r} does not begin the protocol digest {wanted}; nothing was consumed. "
+                        f"Give its first {DIGITS} digits or more")
+
+
+def _met(space: Workspace, name: str, branch: str) -> bool:
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import StudyState
+
+    branches = StudyState.of(Ledger(space.ledger).events(), name).register[1].protocol["branches"]
+    return not next(b for b in branches if b["name"] == branch)["otherwise"]

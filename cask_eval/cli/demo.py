@@ -1,0 +1,61 @@
+"""cask-eval demo"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from cask_eval.cli.common import device_options, say
+from cask_eval.errors import CaskError
+from cask_eval.workspace import Workspace
+
+
+@click.command("demo")
+@click.argument("folder", default="demo")
+@device_options
+def command(folder: str, device: str, slots: int) -> int:
+    """Run the embedded study in a new workspace FOLDER: init, register, tune, confirm, verify, report.
+
+    Two tiny models, two budgets, alpha against TriAttention, offline, a few minutes on a laptop. The outcome is
+    whatever it is.
+    """
+    from cask_eval.cli.analyze import derive
+    from cask_eval.cli.confirm import consume
+    from cask_eval.cli.init import write_example
+    from cask_eval.cli.register import lock
+    from cask_eval.cli.report import summary, write_report
+    from cask_eval.cli.tune import choose
+    from cask_eval.verify.run import verify
+
+    root = Path(folder)
+    if (root / "prereg" / "ledger.jsonl").exists():
+        raise CaskError(f"{root} holds a ledger already; a study is run once. Name another folder, such as {root}-2")
+    began = time.monotonic()
+
+    def step(command: str) -> None:
+        say(f"\n[{time.monotonic() - began:5.0f} s] $ cask-eval {command}")
+
+    step(f"init {root}")
+    protocol = write_example(root, "alpha-vs-triattention")
+    step(f"register {protocol}")
+    event, power = lock(protocol, device)
+    say(power)
+    space = Workspace(root)
+    step(f"-C {root} tune")
+    choose(space, event.study, device, slots)
+    digest = event.payload["protocol_digest"]
+    step(f"-C {root} confirm --split heldout --yes {digest[7:15]}")
+    name = consume(space, event.study, digest, device, slots)
+    derive(space, name)
+    step(f"-C {root} verify --require L0")
+    verdict = verify(space, name, require="L0")
+    for line in verdict.lines:
+        click.echo(line)
+    step(f"-C {root} report")
+    paths = write_report(space, name)
+    summary(space, name)
+    say(f"\ndone in {time.monotonic() - began:.0f} s")
+    click.echo(f"report: {paths['html']}")
+    return verdict.exit_code

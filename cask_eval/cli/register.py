@@ -1,0 +1,52 @@
+"""cask-eval register"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cask_eval.cli.common import device_options, json_option, print_json, quiet, say
+from cask_eval.errors import ProtocolError
+from cask_eval.workspace import Workspace
+
+
+@click.command("register")
+@click.argument("protocol", type=click.Path(dir_okay=False, path_type=Path))
+@device_options
+@json_option
+def command(protocol: Path, device: str, slots: int, as_json: bool) -> None:
+    """Lock PROTOCOL: digests of the protocol, splits, models, methods and environment go into the ledger.
+
+    Run it on the machine that will run the study: the environment is locked too.
+    """
+    event, power = lock(protocol, device)
+    if as_json:
+        print_json(event.model_dump(mode="json"))
+    else:
+        say(power)
+        click.echo(f"registered {event.study}: {event.hash}")
+        click.echo(f"next: cask-eval tune {event.study}")
+
+
+def lock(protocol: Path, device: str):
+    """(ledger event, power line). Raises ProtocolError on lint errors; warnings are printed and recorded."""
+    quiet()
+    from cask_eval.decide.lint import describe_power, lint
+    from cask_eval.protocol.load import load
+    from cask_eval.runner.steps import register
+    from cask_eval.splits.store import read
+
+    workspace = Workspace.find(protocol.parent)
+    loaded = load(protocol)
+    heldout = workspace.resolve(loaded.protocol.task.heldout)
+    count = len(read(heldout).items) if heldout.is_file() else None
+    findings = lint(loaded.protocol, count)
+    errors = [f"{loaded.path}: {f.field}: {f.message}" for f in findings if f.level == "error"]
+    if errors:
+        raise ProtocolError(errors)
+    warnings = [f"{f.field}: {f.message}" for f in findings]
+    for line in warnings:
+        say(f"warning: {line}")
+    event = register(workspace, protocol, device, warnings)
+    return event, describe_power(loaded.protocol, count)

@@ -1,0 +1,70 @@
+"""cask-eval report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cask_eval.cli.common import json_option, study_argument, workspace
+from cask_eval.errors import StateError
+from cask_eval.workspace import Workspace
+
+
+@click.command("report")
+@study_argument
+@json_option
+@click.pass_context
+def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
+    """Write report.html and report.md of STUDY beside its records; --json prints the analysis document."""
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import pick
+
+    space = workspace(ctx)
+    name = pick(Ledger(space.ledger).events(), study, {"closed"})
+    paths = write_report(space, name)
+    if as_json:
+        click.echo(space.analysis(name).read_text(encoding="utf-8"), nl=False)
+        return
+    summary(space, name)
+    for path in paths.values():
+        click.echo(path)
+
+
+def write_report(space: Workspace, name: str) -> dict[str, Path]:
+    """Report files by format. The verification that the page shows is run now. Raises StateError before analysis."""
+    from cask_eval.report import write
+
+    return write(_gather(space, name, verified=True), space.study(name))
+
+
+def summary(space: Workspace, name: str) -> None:
+    """A few lines on stdout."""
+    from rich.console import Console
+
+    from cask_eval.report.text import render
+
+    Console().print(render(_gather(space, name)), highlight=False)
+
+
+def _gather(space: Workspace, name: str, verified: bool = False):
+    from cask_eval.canonical import loads
+    from cask_eval.decide.model import AnalysisDocument
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import StudyState
+    from cask_eval.protocol.model import Protocol
+    from cask_eval.report import Check, gather
+
+    path = space.analysis(name)
+    if not path.is_file():
+        raise StateError(f"study {name!r} has no analysis yet; run `cask-eval analyze {name}`")
+    events = Ledger(space.ledger).events()
+    protocol = Protocol.model_validate(StudyState.of(events, name).register[1].protocol)
+    document = AnalysisDocument.model_validate(loads(path.read_bytes()))
+    if not verified:
+        return gather(document, protocol, events)
+    from cask_eval.verify.run import verify
+
+    verdict = verify(space, name)
+    checks = [Check(r.id, r.title, r.status, tuple(r.details)) for r in verdict.results]
+    return gather(document, protocol, events, checks, verdict.level)

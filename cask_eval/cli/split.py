@@ -1,0 +1,94 @@
+"""cask-eval split freeze|show|check"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from cask_eval.cli.common import json_option, print_json, say
+from cask_eval.errors import CaskError, SplitError
+
+
+@click.group("split")
+def command() -> None:
+    """Freeze, show and check split manifests."""
+
+
+@command.command()
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--task", required=True, help="Task plug-in.")
+@click.option("--role", type=click.Choice(["dev", "heldout"]), required=True)
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="What the task needs to make the problems.")
+@click.option("--rule", default=None, help="How the items were drawn, in words.")
+@click.option("--disjoint-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+              help="Manifests that must share no problem with this one.")
+def freeze(out: Path, task: str, role: str, params: tuple[str, ...], rule: str | None,
+           disjoint_from: tuple[Path, ...]) -> None:
+    """Write the manifest OUT: ids and digests of the problems that --param describes."""
+    from cask_eval.splits import freeze as freezing
+    from cask_eval.splits.disjoint import overlaps
+    from cask_eval.splits.store import read, write
+    from cask_eval.tasks import registry
+
+    source = dict(_param(p) for p in params)
+    try:
+        problems = registry.load(task).problems(source)
+    except ValueError as error:
+        raise SplitError(f"--param: {error}") from None
+    manifest = freezing.freeze(out.stem, task, role, source, rule or "the problems that `source` describes, in order",
+                               problems)
+    for other in disjoint_from:
+        shared = overlaps(read(other), manifest)
+        if shared:
+            raise SplitError(f"{out} would overlap {other}:\n" + "\n".join(shared[:10]))
+    write(out, manifest)
+    say(f"{out}: {len(manifest.items)} problems")
+    click.echo(manifest.merkle_root)
+
+
+@command.command()
+@click.argument("manifest", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def show(manifest: Path, as_json: bool) -> None:
+    """Print what a manifest holds: source, rule, strata, digests."""
+    from cask_eval.splits.store import read
+
+    m = read(manifest)
+    strata = dict(sorted(Counter(i.stratum for i in m.items).items()))
+    about = {"name": m.name, "task": m.task, "role": m.role, "source": m.source, "rule": m.rule,
+             "count": len(m.items), "strata": strata, "merkle_root": m.merkle_root, "digest": m.digest()}
+    if as_json:
+        print_json(about)
+    else:
+        for key, value in about.items():
+            click.echo(f"{key:12} {value}")
+
+
+@command.command()
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(manifests: tuple[Path, ...]) -> None:
+    """Check that manifests are whole, fit the problems the task makes today, and are disjoint from each other."""
+    from cask_eval.splits.check import check_manifest, check_problems
+    from cask_eval.splits.disjoint import overlaps
+    from cask_eval.splits.store import read
+    from cask_eval.tasks import registry
+
+    read_ones = [(path, read(path)) for path in manifests]
+    faults = []
+    for path, m in read_ones:
+        faults += [f"{path}: {f}" for f in check_manifest(m) + check_problems(m, registry.load(m.task).problems(m.source))]
+    for i, (path, m) in enumerate(read_ones):
+        for other, n in read_ones[i + 1 :]:
+            faults += [f"{path} and {other}: {f}" for f in overlaps(m, n)]
+    if faults:
+        raise SplitError("\n".join(faults))
+    click.echo(f"{len(read_ones)} manifests are whole, fit their problems and do not overlap")
+
+
+def _param(text: str) -> tuple[str, str | int]:
+    name, sep, value = text.partition("=")
+    if not sep:
+        raise CaskError(f"--param {text!r}: write NAME=VALUE")
+    return name, int(value) if value.lstrip("-").isdigit() else value

@@ -1,0 +1,47 @@
+"""cask-eval status"""
+
+from __future__ import annotations
+
+import click
+
+from cask_eval.cli.common import json_option, print_json, study_argument, workspace
+
+NEXT = {
+    "registered": "cask-eval tune {}",
+    "tuned": "cask-eval confirm {} --split heldout",
+    "consumed": "cask-eval confirm {} --split heldout   (resumes)",
+    "closed": "cask-eval verify {}",
+}
+
+
+@click.command("status")
+@study_argument
+@json_option
+@click.pass_context
+def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
+    """Where each study of the ledger stands, and the command that comes next. Accuracies are not shown."""
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import studies
+
+    ledger = Ledger(workspace(ctx).ledger)
+    rows = []
+    for name, state in studies(ledger.events()).items():
+        if study and name != study:
+            continue
+        follows = "cask-eval analyze {}" if state.name == "closed" and state.analysis is None else NEXT[state.name]
+        rows.append({
+            "study": name,
+            "state": state.name,
+            "registered": state.register[0].time,
+            "registration": state.register[0].hash,
+            "protocol": state.register[1].protocol_digest,
+            "branch": state.analysis[1].branch if state.analysis else None,
+            "next": follows.format(name),
+        })
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        click.echo("no study is registered; write one with `cask-eval init`, lock it with `cask-eval register`")
+    for r in [] if as_json else rows:
+        click.echo(f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}\n"
+                   f"  next: {r['next']}")

@@ -1,0 +1,45 @@
+"""cask-eval verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cask_eval.cli.common import json_option, print_json, study_argument
+from cask_eval.workspace import Workspace
+
+
+@click.command("verify")
+@study_argument
+@click.option("--head", metavar="DIGEST", help="The ledger's last hash as you know it from elsewhere.")
+@click.option("--require", type=click.Choice(["L0", "L1", "L2", "L3"]), default="L2", show_default=True,
+              help="Evidence level below which the verdict is only partial (exit 3).")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, study: str | None, head: str | None, require: str, as_json: bool) -> int:
+    """Check that the decision of STUDY follows from its locked protocol. STUDY is a name or a folder inside its
+    workspace; the default is the one closed study. Needs no torch, no GPU and no network."""
+    from cask_eval.ledger.log import Ledger, audit
+    from cask_eval.ledger.state import pick
+    from cask_eval.verify.run import verify
+
+    start = ctx.obj
+    if study and Path(study).is_dir() and Path(study).resolve().parent.name == "reports":
+        start, study = study, Path(study).resolve().name
+    space = Workspace.find(start)
+    if study is None:
+        study = pick(_events(space, Ledger, audit), None, {"closed"})
+    verdict = verify(space, study, head=head, require=require)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        for line in verdict.lines:
+            click.echo(line)
+    return verdict.exit_code
+
+
+def _events(space: Workspace, ledger, audit) -> list:
+    # A damaged ledger must reach the verifier, which names the damage; here only a study's name is wanted.
+    path = ledger(space.ledger).path
+    return audit(path.read_bytes().splitlines())[0] if path.is_file() else []

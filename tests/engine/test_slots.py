@@ -1,0 +1,53 @@
+"""The slot cache by itself: what an event leaves is bit for bit what was there, and freed entries are gone."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cask_eval.engine.contract import Geometry
+from cask_eval.engine.slots import SlotCache
+
+SHAPE = Geometry(2, 4, 2, 8, torch.ones(4, dtype=torch.float64), 1.0, torch.float32)
+
+
+def filled(slots: int, counts: list[int], capacity: int = 12) -> SlotCache:
+    cache = SlotCache(SHAPE, slots, capacity, "cpu")
+    g = torch.Generator().manual_seed(1)
+    for step in range(max(counts)):
+        rows = slots
+        cache.begin_step(rows, capacity, torch.full((rows,), step))
+        for layer in range(2):
+            cache.write(layer, torch.randn(rows, 2, 1, 8, generator=g), torch.randn(rows, 2, 1, 8, generator=g))
+        cache.end_step()
+    return cache
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 11), st.integers(0, 2**31), st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))
+def test_place_keeps_exactly_the_marked_entries_in_order(keep_count, seed, at):
+    cache = filled(4, [11])
+    before = [cache.keys.clone(), cache.values.clone(), cache.positions.clone()]
+    slots = torch.tensor(at)
+    entries = cache.entries(slots, 11, *[torch.zeros(len(at), dtype=torch.int64)] * 4)
+    order = torch.rand(2, len(at), 2, 11, generator=torch.Generator().manual_seed(seed)).argsort(-1)
+    keep = order < keep_count
+    cache.place(slots, entries, keep, keep_count)
+    for i, slot in enumerate(at):
+        for layer in range(2):
+            for head in range(2):
+                stay = keep[layer, i, head].nonzero().squeeze(1)
+                for buffer, old in zip((cache.keys, cache.values, cache.positions), before):
+                    assert torch.equal(buffer[layer, slot, head, :keep_count], old[layer, slot, head, stay])
+                assert (cache.positions[layer, slot, head, keep_count:] == -1).all()
+                assert cache.fill[layer, slot, head] == keep_count
+    others = [s for s in range(4) if s not in at]
+    assert torch.equal(cache.keys[:, others], before[0][:, others])
+    assert torch.equal(cache.positions[:, others], before[2][:, others])
+
+
+def test_the_count_of_a_step_is_read_from_the_storage():
+    cache = filled(3, [5])
+    read = cache.begin_step(3, 12, torch.full((3,), 5))
+    assert read.tolist() == [6 * 2 * 2] * 3
+    cache.positions[0, 1, 0, 2] = -1
+    assert cache.begin_step(3, 12, torch.full((3,), 5)).tolist() == [24, 23, 24]
