@@ -27,6 +27,7 @@ def command(folder: str, device: str, slots: int) -> int:
     from cask_eval.cli.register import lock
     from cask_eval.cli.report import summary, write_report
     from cask_eval.cli.tune import choose
+    from cask_eval.cli.verify import show
     from cask_eval.verify.run import verify
 
     root = Path(folder)
@@ -51,8 +52,7 @@ def command(folder: str, device: str, slots: int) -> int:
     derive(space, name)
     step(f"-C {root} verify --require L0")
     verdict = verify(space, name, require="L0")
-    for line in verdict.lines:
-        click.echo(line)
+    show(verdict)
     step(f"-C {root} report")
     paths = write_report(space, name)
     summary(space, name)

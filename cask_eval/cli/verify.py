@@ -34,9 +34,17 @@ def command(ctx: click.Context, study: str | None, head: str | None, require: st
     if as_json:
         print_json(verdict.to_json())
     else:
-        for line in verdict.lines:
-            click.echo(line)
+        show(verdict)
     return verdict.exit_code
+
+
+def show(verdict) -> None:
+    """One line per check, the summary, and what it is worth, on stdout."""
+    from cask_eval.verify.run import LEVELS, NOT_PROVEN
+
+    for line in verdict.lines:
+        click.echo(line)
+    click.echo(f"\n{verdict.summary}\nevidence {verdict.level}: {LEVELS[verdict.level]}\n\n{NOT_PROVEN}")
 
 
 def _events(space: Workspace, ledger, audit) -> list:

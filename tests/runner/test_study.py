@@ -1,0 +1,208 @@
+"""register → tune → confirm → verify on a real model, and everything that must be refused on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml_edit
+from conftest import digits
+
+from cask_eval.errors import ConsumedError, DriftError, MethodError, ModelError, ProtocolError, SplitError, StateError
+from cask_eval.ledger.log import Ledger
+from cask_eval.ledger.state import StudyState
+from cask_eval.records.store import RecordStore
+
+
+def state(root):
+    return StudyState.of(Ledger(root / "prereg" / "ledger.jsonl").events(), "small")
+
+
+def records(root, phase):
+    return list(RecordStore(root / "reports" / "small" / f"{phase}.jsonl").read())
+
+
+def test_a_study_runs_from_protocol_to_verdict(closed, cask):
+    assert state(closed).name == "closed"
+    heldout = records(closed, "heldout")
+    assert len(heldout) == 1 * 3 * 10
+    assert {r.arm for r in heldout} == {"baseline", "candidate", "random"}
+    document = json.loads((closed / "reports" / "small" / "analysis.json").read_text())
+    assert document["branch"] in "AC" and document["cells"][0]["n"] == 10
+    by_hand = sum(r.grade.correct for r in heldout if r.arm == "candidate")
+    assert document["cells"][0]["arms"]["candidate"]["correct"] == by_hand
+    result = cask("-C", closed, "verify", "--require", "L0")
+    assert result.return_value == 0, result.output
+    assert cask("-C", closed, "verify").return_value == 3
+    page = (closed / "reports" / "small" / "report.html").read_text()
+    assert document["decision"] in page
+
+
+def test_budgets_are_matched_on_dev_and_arms_share_their_seeds(closed):
+    arms = state(closed).select[1].arms["chain-s/b64"]
+    assert {a.schedule.budget for a in arms.values()} == {64}
+    seeds = {(r.problem, r.arm): r.seed for r in records(closed, "heldout")}
+    for (problem, _), seed in seeds.items():
+        assert seeds[problem, "baseline"] == seed
+    assert not {r.seed for r in records(closed, "dev")} & set(seeds.values())
+
+
+def test_held_out_is_consumed_once(closed, copy, cask):
+    root = copy(closed)
+    before = (root / "prereg" / "ledger.jsonl").read_bytes()
+    with pytest.raises(ConsumedError):
+        cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root))
+    with pytest.raises(ConsumedError):
+        cask("-C", root, "tune", "small")
+    assert (root / "prereg" / "ledger.jsonl").read_bytes() == before
+
+
+def test_confirm_needs_tuning_and_the_digest(registered, tuned, copy, cask):
+    with pytest.raises(StateError, match="registered, not tuned"):
+        cask("-C", registered, "confirm", "--split", "heldout", "--yes", digits(registered))
+    root = copy(tuned)
+    for wrong in ("deadbeef", digits(root)[:5]):
+        with pytest.raises(Exception, match="does not begin the protocol digest"):
+            cask("-C", root, "confirm", "--split", "heldout", "--yes", wrong)
+    with pytest.raises(Exception, match="no terminal"):
+        cask("-C", root, "confirm", "--split", "heldout")
+    assert state(root).consume is None
+
+
+def test_a_study_is_registered_once(registered, copy, cask):
+    root = copy(registered)
+    with pytest.raises(StateError, match="registered already"):
+        cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
+
+
+@pytest.mark.parametrize("change, field", [
+    ({"budgets: [64]": "budgets: [72]"}, "protocol_raw"),
+    ({"# Controls are run": "# Controls  are run"}, "protocol_raw"),
+])
+def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
+    root = copy(tuned)
+    yaml_edit.replace(root, "small", change)
+    with pytest.raises(DriftError):
+        cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
+    assert state(root).consume is None
+
+
+def test_a_swapped_split_stops_the_run(tuned, copy, cask):
+    root = copy(tuned)
+    path = root / "splits" / "chain-heldout.json"
+    path.unlink()
+    cask("split", "freeze", path, "--task", "chain", "--role", "heldout", "--param", "seed=99", "--param", "count=10")
+    with pytest.raises(DriftError, match="splits.heldout"):
+        cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
+
+
+def test_changed_methods_stop_the_run(tuned, copy, cask, monkeypatch):
+    from cask_eval.runner import fingerprint
+
+    root = copy(tuned)
+    monkeypatch.setattr(fingerprint, "digest_tree", lambda *a: "sha256:" + "5" * 64)
+    with pytest.raises(DriftError, match="methods"):
+        cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
+
+
+@pytest.mark.parametrize("changes, error, message", [
+    ({"budgets: [64]": "budgets: [24]"}, MethodError, "budget 24 .* protected"),
+    ({", calibration: bundled": ""}, MethodError, r"models\[chain-s\].calibration is missing"),
+    ({"embedded:chain-s": "embedded:chain-x"}, ModelError, "chain-x"),
+    ({"embedded:chain-s": "org/model"}, ModelError, "revision is missing"),
+    ({"preset: alpha": "preset: alhpa"}, MethodError, "did you mean alpha"),
+    ({"tune: {lambda:": "tune: {lamda:"}, MethodError, "unknown parameter 'lamda'"),
+    ({"splits/chain-dev.json": "splits/nowhere.json"}, SplitError, "does not exist"),
+    ({"splits/chain-dev.json": "splits/chain-heldout.json"}, SplitError, "not the dev split"),
+    ({"otherwise: true": "when: {positive_cells: \">=2\"}"}, ProtocolError, "branches"),
+    ({"alpha: \"0.05\"": "alpha: 0.05"}, ProtocolError, "small.yaml:"),
+])
+def test_registration_refuses_what_could_not_be_run(fresh, copy, cask, changes, error, message):
+    root = copy(fresh)
+    yaml_edit.replace(root, "small", changes)
+    with pytest.raises(error, match=message):
+        cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
+    assert not (root / "prereg" / "ledger.jsonl").exists()
+
+
+def test_status_names_the_next_command(fresh, registered, tuned, closed, cask):
+    assert "no study" in cask("-C", fresh, "status").output
+    for root, follows in ((registered, "tune small"), (tuned, "confirm small --split heldout"), (closed, "verify small")):
+        (row,) = json.loads(cask("-C", root, "status", "--json").output)
+        assert row["next"] == f"cask-eval {follows}"
+
+
+def test_analysis_again_is_the_same_and_changed_records_are_refused(closed, copy, cask):
+    root = copy(closed)
+    path = root / "reports" / "small" / "analysis.json"
+    before = path.read_bytes()
+    path.unlink()
+    cask("-C", root, "analyze")
+    assert path.read_bytes() == before
+    lines = (root / "reports" / "small" / "heldout.jsonl").read_text().splitlines(keepends=True)
+    (root / "reports" / "small" / "heldout.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(DriftError, match="differs from what was closed"):
+        cask("-C", root, "analyze")
+
+
+def test_gate_tells_a_null_result_from_a_met_branch(tuned, copy, cask):
+    root = copy(tuned)
+    result = cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu", "--gate",
+                  "--json")
+    # --json output is one document on stdout; progress goes to stderr
+    branch = json.loads(result.stdout)["branch"]
+    assert result.return_value == (10 if branch == "C" else 0)
+
+
+def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, copy, cask, monkeypatch):
+    from cask_eval.engine.method import Policy
+
+    root, inner = copy(tuned), Policy.keep
+    poisoned = []
+
+    def keep(self, entries, target):
+        from cask_methods.scorers.random import RandomScorer
+
+        if isinstance(self.scorer, RandomScorer):
+            first = poisoned or poisoned.append(int(entries.seeds.min())) or poisoned
+            if bool((entries.seeds == first[0]).any()):
+                raise FloatingPointError("poisoned")
+        return inner(self, entries, target)
+
+    monkeypatch.setattr(Policy, "keep", keep)
+    cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
+    failed = [r for r in records(root, "heldout") if r.status == "failed"]
+    assert [(r.arm, r.failure.kind, r.failure.message, r.grade.correct) for r in failed] == [
+        ("random", "method", "poisoned", False)]
+    assert len(records(root, "heldout")) == 30
+    assert cask("-C", root, "verify", "--require", "L0").return_value == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_inside_its_attempt(tuned, copy, cask, closed):
+    root = copy(tuned)
+    args = [sys.executable, "-m", "cask_eval", "-C", str(root), "confirm", "--split", "heldout", "--yes", digits(root),
+            "--device", "cpu", "--slots", "2"]
+    path = root / "reports" / "small" / "heldout.jsonl"
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen(args, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        seen = path.stat().st_size if path.exists() else 0
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if path.exists() and path.stat().st_size > seen:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        process.wait()
+    assert kills == 2
+    assert subprocess.run(args, capture_output=True).returncode == 0
+    events = state(root)
+    assert [s[1].complete for s in events.sessions] == [False, False, True]
+    whole = {r.key: r.output_ids for r in records(closed, "heldout")}
+    assert {r.key: r.output_ids for r in records(root, "heldout")} == whole
+    assert cask("-C", root, "verify", "--require", "L0").return_value == 0
