@@ -258,14 +258,12 @@ def fewer_trials_announced(root):
 
 
 @attack("V07", clever=True)
-def close_without_consume(root):
+def consumed_only_afterwards(root):
     forger = Forger(root)
-    forger.resign()
-    forger.insert("select", forger.event("select"), after="select")
-    del forger.events[[e["event"] for e in forger.events].index("consume")]
-    forger.insert("consume", {"expected": 1, "keys": digest(""), "environment": forger.event("close")["environment"]},
-                  after="analysis")  # fmt: skip
-    forger.resign("keys").write()
+    at = [e["event"] for e in forger.events].index("consume")
+    consume = forger.events.pop(at)
+    forger.events.append({**consume, "time": forger.events[-1]["time"]})
+    forger.resign().write()
 
 
 # --- splits
@@ -697,7 +695,7 @@ def only_the_ledgers_branch_forged(root):
 
 
 @attack("V21", clever=True)
-def called_exploratory_results_confirmatory(root):
+def hypothesis_reworded_afterwards(root):
     rewritten(root, lambda d: d.update(hypothesis="The baseline solves more held-out problems."))
 
 
