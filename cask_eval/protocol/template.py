@@ -39,8 +39,9 @@ candidate:
   params: {{delta: 16, mode: per_layer_head, prompt: pinned}}
   tune: {{lambda: ["0.1", "0.25", "0.5", "1.0"]}}
 
-# Controls are run and reported but decide nothing.
+# Controls are run and reported but decide nothing: the full cache is the ceiling, random eviction the floor.
 controls:
+  - {{name: full, preset: fullkv}}
   - {{name: random, preset: random_pp, params: {{delta: 16}}}}
 
 # How the development split chooses among the values under `tune`.

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cask_eval.canonical import digest
+from cask_eval.decide.selection import matched_key
 from cask_eval.errors import DriftError, StateError
 from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root
+from cask_eval.protocol.keys import configs, dev_keys, expected_keys, keys_root
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
@@ -59,14 +60,13 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             watch.start(len(expected), len(store.done))
             matched = {}
             for cell in protocol.cells:
-                reference = tuning.baseline_choice(protocol, cell)
-                bench.run(Batch("dev", cell, "baseline", "", reference), store.done, store.append, watch.advance)
+                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell))
+                bench.run(batch, store.done, store.append, watch.advance)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
                 matched[cell.name] = tuning.match(protocol, cell, baseline)
-                for config, choice in matched[cell.name].items():
-                    if config:
-                        batch = Batch("dev", cell, "candidate", config, choice)
-                        bench.run(batch, store.done, store.append, watch.advance)
+                for config, _ in configs(protocol.candidate):
+                    choice = matched[cell.name][matched_key("candidate", config)]
+                    bench.run(Batch("dev", cell, "candidate", config, choice), store.done, store.append, watch.advance)
             _complete(store, expected)
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:

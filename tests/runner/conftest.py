@@ -36,6 +36,7 @@ def fresh(tmp_path_factory, cask):
              "--param", f"seed={seed}", "--param", f"count={count}")
     yaml_edit.replace(root, "small", {
         '  - {id: "embedded:chain-m", name: chain-m, dtype: float32, calibration: bundled}\n': "",
+        "  - {name: full, preset: fullkv}\n": "",
         "budgets: [64, 96]": "budgets: [64]",
         '["0.1", "0.25", "0.5", "1.0"]': '["0.25", "1.0"]',
         "  - {name: B, when: {positive_cells: \">=1\", negative_cells: \">=1\"}, decision: report as regime-dependent}\n": "",

@@ -80,7 +80,7 @@ def test_a_study_is_registered_once(registered, copy, cask):
 
 @pytest.mark.parametrize("change, field", [
     ({"budgets: [64]": "budgets: [72]"}, "protocol_raw"),
-    ({"# Controls are run": "# Controls  are run"}, "protocol_raw"),
+    ({"# Temperature \"0\" is": "# Temperature  \"0\" is"}, "protocol_raw"),
 ])
 def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
     root = copy(tuned)

@@ -97,7 +97,8 @@ def test_every_difficulty_is_solvable(seed, index, variables, distractors, noise
 
 def test_recap_says_how_often_the_registers_are_summed_up():
     for i in range(50):
-        counts = {r: chain.scratchpad(chain.problem(1, i, chain.Difficulty(recap=r))).count("in sum") for r in chain.RECAPS}
+        items = {r: chain.problem(1, i, chain.Difficulty(recap=r)) for r in chain.RECAPS}
+        counts = {r: chain.scratchpad(item).count("in sum") for r, item in items.items()}
         assert counts["never"] == 0
         assert counts["always"] == chain.DEMO.variables
     text = chain.scratchpad(chain.problem(1, 0, chain.Difficulty(recap="z")))
