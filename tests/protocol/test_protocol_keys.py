@@ -43,7 +43,7 @@ def test_configurations_with_one_name_are_refused(tune):
 
 def test_expected_keys(protocol):
     found = keys.expected_keys(protocol, ["p2", "p1"])
-    assert len(found) == len(set(found)) == 4 * 3 * 2
+    assert len(found) == len(set(found)) == 4 * 4 * 2
     assert found[:3] == [
         ("heldout", "chain-s/b64", "baseline", "", "p2", 0),
         ("heldout", "chain-s/b64", "baseline", "", "p1", 0),

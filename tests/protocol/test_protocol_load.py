@@ -25,7 +25,7 @@ def write(tmp_path):
 def test_template_is_the_study_of_the_readme(write):
     protocol = load(write(template())).protocol
     assert [c.name for c in protocol.cells] == ["chain-s/b64", "chain-s/b96", "chain-m/b64", "chain-m/b96"]
-    assert list(protocol.arms) == ["baseline", "candidate", "random"]
+    assert list(protocol.arms) == ["baseline", "candidate", "full", "random"]
     assert [b.name for b in protocol.branches] == ["A", "B", "C"]
     assert load(write(template("another-name"))).protocol.study == "another-name"
 
@@ -73,7 +73,7 @@ BAD = {
                          "task: [chain]", 0, "task: must hold named fields (value ['chain'])"),
     "empty value": ("budgets: [64, 96]", "budgets:", 0, "budgets: is empty (value null); give a value"),
     "list as parameter": ("params: {delta: 16}}", "params: {delta: [1]}}", 0,
-                          "controls[0].params.delta: must be text, a whole number or true/false (value [1])"),
+                          "controls[1].params.delta: must be text, a whole number or true/false (value [1])"),
     "bad name": ("study: alpha-vs", "study: Alpha vs", 0, "study: is not well formed (value 'Alpha vs-triattention'); "
                  "use lower-case letters"),
     "bad condition": ('negative_cells: "==0"', 'negative_cells: "=0"', 0, "branches[0].when.negative_cells: is not "
