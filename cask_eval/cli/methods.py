@@ -43,10 +43,9 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(about)
         return
-    click.echo(f"{about['name']}: {about['summary']}\n{about['paper']}\n")
+    click.echo("\n".join(filter(None, [f"{about['name']}: {about['summary']}", about["paper"]])) + "\n")
     for part, value in about["composition"].items():
         click.echo(f"  {part:15} {value}")
-    click.echo(f"  {'state':15} {about['state_bytes']} bytes a sequence beside keys and values")
     if about["calibrated"]:
         click.echo(f"  {'calibration':15} needed (cask-eval calibrate --method {name})")
     if about["reference"]:
@@ -55,7 +54,7 @@ def show(name: str, as_json: bool) -> None:
     for key, p in about["parameters"].items():
         extra = [f"one of {', '.join(map(str, p['choices']))}"] if "choices" in p else []
         extra += [f"null setting {p['null']}"] if "null" in p else []
-        extra += [f"default from {p['source']}"] if p["source"] else []
+        extra += [f"source: {p['source']}"] if p["source"] else []
         click.echo(f"  {key} = {p['default']!r} ({p['type']}): {p['doc']}")
         if extra:
             click.echo(f"      {'; '.join(extra)}")

@@ -81,10 +81,6 @@ class Method:
         """How many entries `protected` marks at most, for the check that they fit the budget."""
         return 0
 
-    def state_bytes(self) -> int:
-        """Bytes a sequence that the algorithm itself must hold between events, beside keys and values."""
-        return 0
-
     def check(self, prompt_tokens: int, budget: int) -> None:
         """Refuse a prompt that the budget cannot hold, before anything runs."""
         schedule = self.schedule(budget)

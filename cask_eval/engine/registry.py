@@ -1,6 +1,6 @@
 """Finds methods through the entry-point group ``cask_eval.methods``; no method is imported by name.
 
-Listing and locating work without torch; `load` and `describe` import the method.
+Listing works without torch; the rest imports the method.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from cask_eval.engine.method import Method
 
 GROUP = "cask_eval.methods"
+
+# What a protocol can give a parameter; anything else would go unchecked.
+PARAMETER_TYPES = ("int", "float", "bool", "str")
 
 
 def available() -> dict[str, EntryPoint]:
@@ -51,20 +55,37 @@ def load(name: str) -> type[Method]:
         raise MethodError(f"method {name!r} ({point.value}) cannot be imported: {e}") from e
     if not (isinstance(cls, type) and issubclass(cls, Method) and dataclasses.is_dataclass(cls)):
         raise MethodError(f"method {name!r} ({point.value}) is not a dataclass derived from Method")
+    for key, field in cls.parameters().items():
+        if type_name(field) not in PARAMETER_TYPES:
+            raise MethodError(f"method {name!r}: parameter {key} has type {field.type!r}; a protocol can give "
+                              f"{', '.join(PARAMETER_TYPES)}")
     return cls
 
 
-def source_packages(names: list[str]) -> dict[str, Path]:
-    """Top-level package → directory of its source, for the packages that `names` come from. Nothing is imported.
-    Raises MethodError when a package cannot be found or has no directory."""
+def type_name(field: dataclasses.Field) -> str:
+    """The annotation as a word, whether or not annotations are postponed."""
+    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+
+
+def source_packages(methods: Iterable[Method]) -> dict[str, Path]:
+    """Top-level package → directory of its source, for every package that the methods are built from: that of the
+    preset, of the classes it derives from, and of its scorer and selector. A preset of one package that composes
+    parts of another depends on both. Raises MethodError when a package has no directory of its own."""
+    parts = {kind.__module__ for method in methods for kind in _parts(method)}
     out = {}
-    for top in sorted({_point(name).module.partition(".")[0] for name in names}):
+    for top in sorted({module.partition(".")[0] for module in parts} - {"builtins", __package__.partition(".")[0]}):
         spec = importlib.util.find_spec(top)
         places = list(spec.submodule_search_locations or ()) if spec else []
         if len(places) != 1:
-            raise MethodError(f"the source of package {top!r} is not one directory on this machine: {places}")
+            raise MethodError(f"the source of package {top!r} is not one directory on this machine: {places}; a method "
+                              "must live in a package, so that its source can be locked")
         out[top] = Path(places[0]).resolve()
     return out
+
+
+def _parts(method: Method) -> set[type]:
+    pieces = [method] if method.schedule(1).trigger == "never" else [method, method.scorer(), method.selector()]
+    return {kind for piece in pieces for kind in type(piece).__mro__}
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -76,7 +97,7 @@ def describe(name: str) -> dict[str, Any]:
     parameters = {}
     for key, field in cls.parameters().items():
         meta = field.metadata
-        entry = {"default": field.default, "type": str(field.type), "doc": meta.get("doc", ""),
+        entry = {"default": field.default, "type": type_name(field), "doc": meta.get("doc", ""),
                  "source": meta.get("source", "")}
         entry |= {k: meta[k] for k in ("null", "low") if meta.get(k) is not None}
         if meta.get("choices"):
@@ -97,7 +118,6 @@ def describe(name: str) -> dict[str, Any]:
             "representation": cls.representation,
         },
         "parameters": parameters,
-        "state_bytes": made.state_bytes(),
         "deviations": list(cls.deviations),
     }
 

@@ -10,8 +10,9 @@ import torch
 
 import cask_eval
 from cask_eval.canonical import digest_tree
-from cask_eval.engine.registry import source_packages
+from cask_eval.engine.registry import load, source_packages
 from cask_eval.ledger.events import Environment, PackageLock
+from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Protocol
 
 PACKAGES = ("cask-eval", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers", "pydantic", "rfc8785")
@@ -32,9 +33,13 @@ def environment(device: str) -> Environment:
 
 
 def methods(protocol: Protocol) -> list[PackageLock]:
-    """One lock per package that holds a preset the protocol names."""
+    """One lock per package that the protocol's arms are built from."""
+    grids = {name: [arm.params] for name, arm in protocol.arms.items()}
+    grids["candidate"] = [params for _, params in configs(protocol.candidate)]
+    made = [load(protocol.arms[name].preset).make(protocol.arms[name].preset, params)
+            for name, grid in grids.items() for params in grid]
     locks = []
-    for name, root in sorted(source_packages(sorted({a.preset for a in protocol.arms.values()})).items()):
+    for name, root in source_packages(made).items():
         owners = packages_distributions().get(name, [])
         locks.append(PackageLock(name=name, version=_version(owners[0]) if owners else "unknown",
                                  digest=digest_tree(root)))

@@ -235,7 +235,6 @@ def test_registry_finds_and_describes():
     assert about["composition"] == {"scorer": "triattention", "selector": "diverse", "allocation": "uniform",
                                     "cadence": "slack(128)", "representation": "evict"}
     assert about["parameters"]["lambda"]["null"] == 0.0 and about["reference"] == "triattention"
-    assert about["state_bytes"] == 0
     assert registry.describe("fullkv")["composition"]["cadence"] == "never"
     for name in ("fullkv", "random_pp", "recency", "triattention", "alpha"):
         made = registry.load(name)()
@@ -250,9 +249,57 @@ def test_registry_suggests_near_names():
 
 
 @installed
-def test_registry_lists_and_locates_without_torch():
-    code = ("import sys; from cask_eval.engine import registry as r; "
-            "assert 'alpha' in r.available(); p = r.source_packages(['alpha', 'fullkv']); "
-            "assert list(p) == ['cask_methods'] and (p['cask_methods'] / 'presets' / 'alpha.py').is_file(); "
+def test_registry_lists_without_torch():
+    code = ("import sys; from cask_eval.engine import registry as r; assert 'alpha' in r.available(); "
             "assert 'torch' not in sys.modules and 'cask_methods' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from cask_methods.presets.recency import Recency
+from cask_methods.selectors.top_k import TopK
+
+class Norm:
+    def score(self, entries, candidates):
+        return entries.values.norm(dim=-1)
+
+@dataclass(frozen=True)
+class Loudest(Recency):
+    {field}
+    def scorer(self): return Norm()
+    def selector(self): return TopK()
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """plugin(field) installs a package `loud` with a preset `loudest` built from parts of cask_methods."""
+
+    def install(field="extra: int = 1"):
+        (tmp_path / "loud").mkdir()
+        (tmp_path / "loud" / "__init__.py").write_text(PLUGIN.format(field=field))
+        info = tmp_path / "loud-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[cask_eval.methods]\nloudest = loud:Loudest\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "loud", raising=False)
+
+    return install
+
+
+@installed
+def test_every_package_a_method_is_built_from_is_located(plugin):
+    plugin()
+    alpha, loudest = registry.load("alpha"), registry.load("loudest")
+    assert list(registry.source_packages([alpha()])) == ["cask_methods"]
+    assert list(registry.source_packages([loudest()])) == ["cask_methods", "loud"]
+    assert registry.describe("loudest")["parameters"]["extra"]["type"] == "int"
+
+
+@installed
+def test_a_parameter_that_no_protocol_can_give_is_refused(plugin):
+    plugin("half: 'float | None' = None")
+    with pytest.raises(MethodError, match="parameter half has type"):
+        registry.load("loudest")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cask_eval.engine.method import param
-from cask_methods.presets._evicting import Evicting
+from cask_methods.presets.evicting import Evicting
 from cask_methods.scorers.random import RandomScorer
 from cask_methods.selectors.top_k import TopK
 

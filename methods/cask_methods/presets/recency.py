@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cask_eval.engine.method import param
 from cask_eval.residency import PROMPTS
-from cask_methods.presets._evicting import Scheduled
+from cask_methods.presets.evicting import Scheduled
 from cask_methods.scorers.recency import RecencyScorer
 from cask_methods.selectors.top_k import TopK
 

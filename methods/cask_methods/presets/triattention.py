@@ -9,7 +9,7 @@ from typing import ClassVar
 from cask_eval.engine.contract import Geometry, Selector
 from cask_eval.engine.method import param
 from cask_methods.calibration import Accumulator, Statistics, load
-from cask_methods.presets._evicting import Evicting
+from cask_methods.presets.evicting import Evicting
 from cask_methods.scorers.triattention import TriAttentionScorer
 from cask_methods.selectors.top_k import TopK
 
