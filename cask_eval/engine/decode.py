@@ -259,8 +259,9 @@ class _Run:
         if self.uniform is not None:
             uniform = self.uniform[slots].gather(1, self.written[slots, None]).squeeze(1)
         token = choose(logits, uniform, self.sampling)
-        # A logit row with NaN must not pass for an answer; -1 is caught when the trial is collected.
-        token = torch.where(torch.isnan(logits).any(-1), -1, token)
+        # A logit row with NaN or without a finite maximum must not pass for an answer; -1 is caught when the trial
+        # is collected.
+        token = torch.where(torch.isfinite(logits.amax(-1)), token, -1)
         self.token[slots] = token.clamp(min=0)
         live = ~self.done[slots]
         self.output[slots] = torch.where(
@@ -295,7 +296,7 @@ class _Run:
         count = int(self.written[slot])
         ids = tuple(self.output[slot, :count].tolist())
         if ids and ids[-1] < 0:
-            raise FloatingPointError(f"trial {book.request.key!r}: the model produced NaN logits at step {count - 1}")
+            raise FloatingPointError(f"trial {book.request.key!r}: the model produced infinite or NaN logits at step {count - 1}")
         g = self.geometry
         account = Residency(g.layers, g.kv_heads, g.entry_bytes, book.prompt, count - 1,
                             [e for e in book.events if e[0] < count])

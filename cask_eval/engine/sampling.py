@@ -34,7 +34,8 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """logits [B, V], uniform [B] → token ids [B].
 
     Sampling inverts the cumulative distribution of the nucleus (Holtzman et al. 2020): tokens by falling
-    probability, ties by id, up to and including the one that reaches top_p.
+    probability, ties by id, up to and including the one that reaches top_p. A row whose logits have no finite
+    maximum gives some token id without meaning; the caller must look.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -45,4 +46,5 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     reached = ordered.cumsum(-1)
     pick = (reached <= uniform[:, None].double() * reached[:, -1:]).sum(-1, keepdim=True)
     last = (ordered > 0).sum(-1, keepdim=True) - 1
-    return ids.gather(-1, pick.minimum(last)).squeeze(-1)
+    # Without a finite maximum `last` is -1, which would stop a CUDA device for good.
+    return ids.gather(-1, pick.minimum(last).clamp_min(0)).squeeze(-1)

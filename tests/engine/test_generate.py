@@ -108,12 +108,16 @@ def test_nan_scores_raise(model):
         list(generate(model, requests(2), broken, 8, Sampling(30)))
 
 
-def test_nan_logits_raise():
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_broken_logits_raise(value, temperature):
     model = build("llama")
     model.set_attn_implementation("cask_slots")
-    model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="NaN logits"):
-        list(generate(model, requests(1), bound(model, "fullkv"), 1, Sampling(3)))
+    # Positive features times an infinite weight: one infinite logit and no NaN.
+    model.get_decoder().norm.register_forward_hook(lambda module, inputs, output: output.abs() + 1)
+    model.lm_head.weight[5].fill_(float(value))
+    with pytest.raises(FloatingPointError, match="infinite or NaN logits"):
+        list(generate(model, requests(1), bound(model, "fullkv"), 1, Sampling(3, temperature)))
 
 
 def test_another_attention_is_refused(plain):

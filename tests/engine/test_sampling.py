@@ -39,3 +39,9 @@ def test_step_i_has_the_same_number_however_many_are_drawn():
 def test_numbers_are_those_of_numpys_philox():
     want = np.random.Generator(np.random.Philox(key=77)).random(4)
     assert np.array_equal(uniforms(77, 4), want)
+
+
+def test_a_row_without_a_finite_maximum_does_not_stop_the_others():
+    logits = torch.tensor([[0.0, 9.0], [torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]])
+    for sampling in (Sampling(1), Sampling(1, 1.0), Sampling(1, 1.0, 0.9)):
+        assert choose(logits, torch.full((4,), 0.5, dtype=torch.float64), sampling)[0] == 1
