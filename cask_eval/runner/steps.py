@@ -53,6 +53,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
     study = _reopen(workspace, registered, device)
     protocol = study.protocol
     ids = [p.id for p in study.dev.problems]
+    longest = {m.name: m.max_prompt_tokens for m in registered.models}
     bench = Bench(study, event.hash, device, slots)
     with RecordStore(workspace.records(name, "dev")).open() as store:
         if state.dev_run is None:
@@ -63,7 +64,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
                 batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell))
                 bench.run(batch, store.done, store.append, watch.advance)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
-                matched[cell.name] = tuning.match(protocol, cell, baseline)
+                matched[cell.name] = tuning.match(protocol, cell, baseline, longest[cell.model])
                 for config, _ in configs(protocol.candidate):
                     choice = matched[cell.name][matched_key("candidate", config)]
                     bench.run(Batch("dev", cell, "candidate", config, choice), store.done, store.append, watch.advance)

@@ -9,6 +9,7 @@ from fractions import Fraction
 from cask_eval.decide.budgets import Lengths, matched_choice, measured, reference_choice, text
 from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
 from cask_eval.engine.registry import load as load_preset
+from cask_eval.errors import MethodError
 from cask_eval.ledger.events import ArmChoice, DevRun, ScheduleLock, Select
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Cell, Protocol
@@ -22,12 +23,22 @@ def baseline(protocol: Protocol, cell: Cell, mean: Fraction = Fraction(0)) -> Ar
     return reference_choice(preset, params, ScheduleLock(**asdict(schedule)), mean)
 
 
-def match(protocol: Protocol, cell: Cell, baseline_records: list[Record]) -> dict[str, ArmChoice]:
-    """`DevRun.matched` of one cell: the baseline, and every configuration of the candidate at its matched budget."""
+def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longest: int) -> dict[str, ArmChoice]:
+    """`DevRun.matched` of one cell: the baseline, and every configuration of the candidate at its matched budget.
+    Raises MethodError when some arm, a control included, could not hold a prompt of `longest` tokens there: better
+    now than after the held-out split is consumed."""
     lengths, mean = measured(baseline_records)
     out = {matched_key("baseline", ""): baseline(protocol, cell, mean)}
     for config, _ in configs(protocol.candidate):
         out[matched_key("candidate", config)] = _matched(protocol, cell, "candidate", config, lengths, mean)
+    controls = {c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls}
+    for arm, choice in [*((name or "baseline", c) for name, c in out.items()), *controls.items()]:
+        method = load_preset(choice.preset).make(choice.preset, dict(choice.params))
+        try:
+            method.check(longest, choice.schedule.budget)
+        except MethodError as error:
+            raise MethodError(f"cell {cell.name}, arm {arm}, matched from budget {cell.budget} to the baseline's mean "
+                              f"cache of {float(mean):.1f}: {error}") from None
     return out
 
 

@@ -128,6 +128,16 @@ def test_registration_refuses_what_could_not_be_run(fresh, copy, cask, changes, 
     assert not (root / "prereg" / "ledger.jsonl").exists()
 
 
+def test_a_matched_budget_that_cannot_hold_the_prompt_stops_before_held_out_is_consumed(fresh, copy, cask):
+    root = copy(fresh)
+    # At this delta random eviction reaches the baseline's mean cache only with a budget smaller than the prompt.
+    yaml_edit.replace(root, "small", {"preset: random_pp, params: {delta: 16}": "preset: random_pp, params: {delta: 96}"})
+    cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
+    with pytest.raises(MethodError, match="cell chain-s/b64, arm random, matched from budget 64 .* are protected"):
+        cask("-C", root, "tune", "--device", "cpu")
+    assert state(root).name == "registered" and state(root).dev_run is None
+
+
 def test_status_names_the_next_command(fresh, registered, tuned, closed, cask):
     assert "no study" in cask("-C", fresh, "status").output
     for root, follows in ((registered, "tune small"), (tuned, "confirm small --split heldout"), (closed, "verify small")):
