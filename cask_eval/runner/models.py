@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +63,20 @@ def calibration_file(model: Model, workspace: Workspace) -> Path | None:
 SMALL = 20_000_000
 
 
-@lru_cache(maxsize=1)
-def _loaded(source: str, dtype: str, device: str) -> tuple[Any, Any]:
-    decoder, tokenizer = load_model(source, dtype=dtype, device=device)
-    if device == "cpu" and decoder.num_parameters() < SMALL:
-        torch.set_num_threads(1)
-    return decoder, tokenizer
+_THREADS = torch.get_num_threads()
+_held: dict[tuple[str, str, str], tuple[Any, Any]] = {}
 
 
 def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     """(decoder, tokenizer); the last one loaded is kept."""
-    return _loaded(str(folder(model, workspace)), model.dtype, device)
+    key = (str(folder(model, workspace)), model.dtype, device)
+    if key not in _held:
+        _held.clear()  # before the next one is loaded: memory may not hold two
+        _held[key] = load_model(key[0], dtype=model.dtype, device=device)
+    decoder, tokenizer = _held[key]
+    if device == "cpu":
+        torch.set_num_threads(1 if decoder.num_parameters() < SMALL else _THREADS)
+    return decoder, tokenizer
 
 
 def lock(model: Model, workspace: Workspace, device: str, prompts: list[str]) -> ModelLock:

@@ -12,6 +12,7 @@ from cask_eval.engine.method import Method, Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.sampling import Sampling
+from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import trial_seed
 from cask_eval.protocol.model import Cell, Model
@@ -38,7 +39,8 @@ class Batch:
 
 
 class Bench:
-    """One study on one device. Slots double as the memory knob: they are halved when the device runs out."""
+    """One study on one device. `slots` are the sequences in flight at most; a batch that runs out of memory goes on
+    with half of them."""
 
     def __init__(self, study: Study, registration: str, device: str, slots: int = 64):
         self.study, self.registration, self.device, self.slots = study, registration, device, slots
@@ -73,40 +75,55 @@ class Bench:
         lengths = {r.key: len(r.prompt_ids) for r in requests}
         _, policy = self.policy(model, batch.choice)
         buffer: list[Record] = []
+
+        def flush() -> None:
+            # Emptied first: an interrupt that reaches `save` may find the records on disk already, and saving them
+            # twice would damage the file. A trial that was lost is run again.
+            nonlocal buffer
+            group, buffer = buffer, []
+            if group:
+                save(group)
+
         try:
-            for result in self._outcomes(decoder, requests, policy, batch.choice.schedule.budget, sampling):
+            outcomes = self._outcomes(decoder, requests, policy, batch.choice.schedule.budget, sampling, self.slots)
+            for result in outcomes:
                 buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, result, sampling))
                 progress(1, buffer[-1].output_tokens)
                 if len(buffer) >= 32:
-                    save(buffer)
-                    buffer = []
+                    flush()
         finally:
-            if buffer:
-                save(buffer)
+            flush()
 
-    def _outcomes(self, decoder, requests, policy, budget, sampling) -> Iterator[Outcome | _Fault]:
-        """Outcomes, retrying with fewer slots when memory runs out; a batch that a method breaks is run one by one,
-        so that only the trials at fault are recorded as failed."""
+    def _outcomes(self, decoder, requests, policy, budget, sampling, slots: int) -> Iterator[Outcome | _Fault]:
+        """Outcomes, with fewer slots when memory runs out; a batch that breaks is cut in halves until only the trials
+        at fault are left, and those are recorded as failed. Raises MeterMismatch, and what a lost device raises:
+        neither says anything about a trial."""
         left = {r.key: r for r in requests}
         while left:
-            slots = min(self.slots, len(left))
+            slots, fault = min(slots, len(left)), None
             try:
                 for outcome in generate(decoder, list(left.values()), policy, budget, sampling, slots=slots):
                     del left[outcome.key]
                     yield outcome
-            except torch.OutOfMemoryError as error:
-                if slots == 1:
-                    key = next(iter(left))
-                    yield _Fault(left.pop(key), "infrastructure", error)
-                self.slots = max(1, slots // 2)
-            except MeterMismatch:
+            except (MeterMismatch, ModelError):
                 raise
-            except (FloatingPointError, ArithmeticError, RuntimeError, ValueError) as error:
-                if slots == 1 and len(left) == 1:
-                    yield _Fault(left.popitem()[1], "method", error)
-                    continue
-                for request in list(left.values()):
-                    yield from self._outcomes(decoder, [request], policy, budget, sampling)
+            except Exception as error:
+                if _device_is_lost(error):
+                    raise
+                kind = "infrastructure" if _out_of_memory(error) else "method"
+                # Only text is kept: a traceback would keep the broken run's cache in memory.
+                fault = kind, type(error).__name__, str(error)
+            if fault is None:
+                continue
+            remaining = list(left.values())
+            if fault[0] == "infrastructure" and slots > 1:
+                slots //= 2
+            elif len(remaining) == 1:
+                yield _Fault(left.popitem()[1], *fault)
+            else:
+                middle = len(remaining) // 2
+                for part in (remaining[:middle], remaining[middle:]):
+                    yield from self._outcomes(decoder, part, policy, budget, sampling, slots)
                 return
 
     def _record(self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault,
@@ -123,8 +140,7 @@ class Bench:
             problem=problem.id, problem_digest=digests[problem.id], sample=sample,
             seed=trial_seed(self.registration, batch.cell.name, problem.id, sample, phase=batch.phase),
             status="failed" if failed else "finished" if result.stopped else "truncated",
-            failure=Failure(kind=result.kind, error=type(result.error).__name__, message=str(result.error)[:500])
-            if failed else None,
+            failure=Failure(kind=result.kind, error=result.error, message=result.message[:500]) if failed else None,
             prompt_tokens=lengths[result.key], output_tokens=len(ids), output=text, output_ids=ids,
             grade=GradeRecord(correct=grade.correct and not failed, extracted=grade.extracted, how=grade.how,
                               grader=grade.grader),
@@ -140,8 +156,19 @@ class _Fault:
 
     request: Request
     kind: str
-    error: Exception
+    error: str
+    message: str
 
     @property
     def key(self):
         return self.request.key
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the device or of the machine (the CPU allocator has no type of its own)."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _device_is_lost(error: Exception) -> bool:
+    """Whether every further call would fail alike: a device that has raised once answers nothing any more."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
