@@ -63,7 +63,7 @@ def check(id: str, title: str, *needs: str) -> Callable[[Callable[[Evidence], It
         def run(evidence: Evidence) -> Result:
             absent = [text for name in needs if getattr(evidence, name) is None for text in [evidence.why(name)]]
             if absent:
-                return Result(id, title, "not_checked", absent)
+                return Result(id, title, "not_checked", list(_short(absent)))
             said: list[str] = []
             try:
                 for text in body(evidence):

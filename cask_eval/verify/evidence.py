@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError
 from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, Register, Select
 from cask_eval.ledger.log import audit
-from cask_eval.ledger.state import StudyState
+from cask_eval.ledger.state import StudyState, studies
 from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import yaml
 from cask_eval.protocol.model import Protocol
@@ -36,7 +36,7 @@ from cask_eval.workspace import Workspace
 MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
-MAX_PROBLEMS = 1_000_000
+MAX_PROBLEMS = 10_000
 
 Role = Literal["dev", "heldout"]
 
@@ -88,6 +88,8 @@ class Evidence:
     problems: dict[Role, Problems]
     load_faults: tuple[str, ...]
     absent: dict[str, str]
+    elsewhere: dict[tuple[str, Role], Manifest] = field(default_factory=dict)
+    """The splits of the ledger's other studies, as far as they are here and are what was registered."""
 
     @property
     def own(self) -> list[Event]:
@@ -202,7 +204,7 @@ class _Loader:
         return Evidence(
             self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
             protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
-            tuple(self.faults), self.absent,
+            tuple(self.faults), self.absent, self.elsewhere(events, study),
         )  # fmt: skip
 
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
@@ -216,7 +218,7 @@ class _Loader:
             if path.stat().st_size > limit:
                 raise CaskError(f"has {path.stat().st_size} bytes, more than {limit}")
             return path.read_bytes()
-        except (OSError, CaskError) as error:
+        except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[name] = f"{where} cannot be read: {error}"
             self.faults.append(self.absent[name])
             return None
@@ -225,7 +227,7 @@ class _Loader:
         """The bytes at a path that the ledger names."""
         try:
             return self.bytes_of(self.workspace.resolve(rel), name, limit)
-        except CaskError as error:
+        except (OSError, RuntimeError, CaskError) as error:
             self.absent[name] = str(error)
             self.faults.append(str(error))
             return None
@@ -256,10 +258,32 @@ class _Loader:
             return None
         return self.parsed(self.stored(lock.path, name, MAX_DOCUMENT), name, lock.path, Manifest.model_validate)
 
+    def elsewhere(self, events: list[Event], study: str) -> dict[tuple[str, Role], Manifest]:
+        found: dict[tuple[str, Role], Manifest] = {}
+        read: dict[tuple[str, str], Manifest | None] = {}
+        for name, state in studies(events).items():
+            for role, lock in (state.register[1].splits if state.register and name != study else {}).items():
+                where = (lock.path, lock.digest)
+                if where not in read:
+                    read[where] = self.foreign(*where)
+                if manifest := read[where]:
+                    found[name, role] = manifest
+        return found
+
+    def foreign(self, rel: str, locked: str) -> Manifest | None:
+        """Another study's manifest. What is wrong with it is that study's fault, not this one's."""
+        try:
+            path = self.workspace.resolve(rel)
+            if path.is_file() and path.stat().st_size <= MAX_DOCUMENT:
+                manifest = Manifest.model_validate(loads(path.read_bytes()))
+                return manifest if manifest.digest() == locked else None
+        except (OSError, RuntimeError, ValueError, CaskError):
+            pass
+        return None
+
     def document(self, study: str) -> tuple[AnalysisDocument | None, str | None]:
-        path = self.workspace.analysis(study)
-        where = path.relative_to(self.workspace.root).as_posix()
-        data = self.bytes_of(path, "document", MAX_DOCUMENT)
+        where = f"reports/{study}/analysis.json"
+        data = self.stored(where, "document", MAX_DOCUMENT)
         value = self.parsed(data, "document", where, lambda v: v)
         found = self.parsed(data, "document", where, AnalysisDocument.model_validate) if value is not None else None
         return found, digest(value) if found else None
@@ -308,7 +332,8 @@ class _Loader:
     def problems(self, task: Any, role: Role, manifest: Manifest) -> Problems | None:
         """The problems, produced again. A source that asks for far more than the manifest holds is not followed."""
         try:
-            if any(isinstance(v, int) and v > MAX_PROBLEMS for k, v in manifest.source.items() if k == "count"):
+            count = manifest.source.get("count")
+            if isinstance(count, int) and count > max(MAX_PROBLEMS, 2 * len(manifest.items)):
                 raise ValueError(f"source asks for {manifest.source['count']} problems")
             made = tuple(task.problems(manifest.source))
         except Exception as error:

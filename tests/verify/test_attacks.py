@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from simulator import CAP, PROBLEMS, STUDY, Forger, line, output_of, read_lines, regrade
+from simulator import CAP, PROBLEMS, STUDY, VOCABULARY, Forger, line, output_of, read_lines, regrade
 
 from cask_eval.canonical import digest, digest_bytes
 from cask_eval.protocol.keys import keys_root
@@ -19,6 +19,7 @@ from cask_eval.residency import Schedule, walk
 from cask_eval.splits.freeze import item_of
 from cask_eval.tasks import chain
 from cask_eval.verify import evidence as evidence_module
+from cask_eval.verify import tokens
 from cask_eval.verify.checks import CHECKS
 from cask_eval.verify.run import verify
 from cask_eval.workspace import Workspace
@@ -782,6 +783,55 @@ def unknown_event(root):
     replace(ledger(root), b'"event":"close"', b'"event":"amend"')
 
 
+@attack("V12", clever=True)
+def cut_off_called_finished(root):
+    """Cut-off trials void a cell when there are too many of them."""
+    forger = Forger(root)
+    for r in forger.heldout:
+        if r["status"] == "truncated":
+            r["status"] = "finished"
+    forger.resign().write()
+
+
+@attack("V12", clever=True)
+def failed_with_an_account_that_moves_the_mean(root):
+    forger = Forger(root)
+    r = forger.records(arm="candidate", correct=False)[0]
+    r.update(status="failed", failure={"kind": "method", "error": "E", "message": "m"}, output="", output_ids=[],
+             output_tokens=0)  # fmt: skip
+    r["grade"].update(correct=False, extracted=None)
+    forger.resign().write()
+
+
+@attack("V17", clever=True)
+def schedule_that_the_parameters_do_not_give(root):
+    """The candidate compresses at another pace than the protocol says, in every event alike."""
+    forger = Forger(root)
+    arm = b"{preset: alpha, tune"
+    forger.protocol_file = forger.protocol_file.replace(arm, b"{preset: alpha, params: {delta: 4}, tune")
+    for row in forger.event("dev_run")["matched"].values():
+        for name, choice in row.items():
+            if name:
+                choice["params"]["delta"] = 4
+    for row in forger.event("select")["arms"].values():
+        row["candidate"]["params"]["delta"] = 4
+    forger.resign().write()
+
+
+def in_a_circle(name):
+    def run(root):
+        (root / name).unlink()
+        (root / name).symlink_to(root / name)
+
+    run.__name__ = f"{name}_links_to_itself"
+    return attack("V25")(run)
+
+
+for _name in ("prereg/ledger.jsonl", "prereg/sim.yaml", "splits/sim-dev.json", "reports/sim/heldout.jsonl",
+              "reports/sim/analysis.json"):  # fmt: skip
+    in_a_circle(_name)
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.id}-{a.run.__name__}")
 def test_attack_fails_with_its_id(attack, root):
     attack.run(root)
@@ -895,3 +945,51 @@ def test_a_source_that_asks_for_millions_is_not_followed(root):
     forger.resign().write()
     verdict = verify(root, STUDY, require="L0")
     assert {r.id for r in verdict.undone} == {"V08", "V13"} and verdict.exit_code == 3
+
+
+def test_a_source_that_asks_for_many_more_than_there_are_is_not_followed(root):
+    forger = Forger(root)
+    forger.manifests["heldout"]["source"]["count"] = 900_000
+    forger.resign().write()
+    assert {r.id for r in verify(root, STUDY, require="L0").undone} == {"V08", "V13"}
+
+
+@pytest.fixture
+def tokenizer(root, tmp_path, monkeypatch):
+    """The first model's tokenizer is at hand: a list of words, as the embedded models have."""
+    words = {"model": {"type": "WordLevel", "vocab": VOCABULARY}, "decoder": None, "added_tokens": []}
+    (tmp_path / "one").mkdir()
+    data = json.dumps(words).encode()
+    (tmp_path / "one" / "tokenizer.json").write_bytes(data)
+    monkeypatch.setattr(tokens, "EMBEDDED", tmp_path)
+    forger = Forger(root)
+    forger.event("register")["models"][0]["files"]["tokenizer.json"] = digest_bytes(data)
+    forger.resign().write()
+    assert not verify(root, STUDY).failed
+    return root
+
+
+def test_an_output_edited_beside_its_token_ids(tokenizer):
+    forger = Forger(tokenizer)
+    r = forger.records(arm="candidate", correct=False)[0]
+    ids = r["output_ids"]
+    regrade(r, output_of(PROBLEMS["heldout"][r["problem"]], True))
+    r["output_ids"] = ids
+    forger.resign().write()
+    assert [r.id for r in verify(tokenizer, STUDY).failed] == ["V13"]
+
+
+def test_token_ids_that_the_model_does_not_have(tokenizer):
+    forger = Forger(tokenizer)
+    forger.records()[0]["output_ids"][0] = 10**6
+    forger.resign().write()
+    failed = verify(tokenizer, STUDY).failed
+    assert [r.id for r in failed] == ["V13"] and "no token 1000000" in failed[0].details[0]
+
+
+def test_what_is_absent_is_printed_safely(root):
+    forger = Forger(root)
+    forger.event("register")["protocol_path"] = "prereg/\x1b[2K\nV01  ok" + "a" * 5000
+    forger.resign().write()
+    for line_ in verify(root, STUDY).lines:
+        assert line_.isprintable() and len(line_) < 600

@@ -9,6 +9,8 @@ from simulator import STUDY, Forger, line, read_lines
 
 from cask_eval.records.model import Record
 from cask_eval.records.store import line_of
+from cask_eval.splits.model import Manifest
+from cask_eval.splits.store import write
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.checks import CHECKS, OPEN
 from cask_eval.verify.evidence import Evidence, canonical_line
@@ -103,6 +105,29 @@ def test_a_split_that_another_study_consumed_before_is_mentioned(root):
     evidence = Evidence.load(Workspace(root), STUDY)
     result = next(c for c in CHECKS if c.id == "V07").run(evidence)
     assert any("'earlier' consumed the same held-out split before" in d for d in result.details)
+
+
+@pytest.mark.parametrize("role, seen", [("heldout", "consumed 19 of these 20"), ("dev", "tuned on 19 of these 20")])
+def test_a_split_that_another_study_ran_in_part_is_mentioned(root, role, seen):
+    """Leaving out a problem gives another root, so the problems are compared."""
+    forger = Forger(root)
+    earlier = json.loads(json.dumps(forger.events[:4]))
+    for e in earlier:
+        e.update(study="earlier", time=forger.events[0]["time"])
+    part = json.loads(json.dumps({**forger.manifests["heldout"], "name": "part"}))
+    part["items"].pop()
+    part = Manifest.model_validate(part)
+    part = part.model_copy(update={"merkle_root": part.root()})
+    write(root / "splits/part.json", part)
+    splits = earlier[0]["payload"]["splits"]
+    splits[role] = {"path": "splits/part.json", "digest": part.digest(), "merkle_root": part.merkle_root, "count": 19}
+    if role == "dev":
+        earlier = earlier[:2]
+    forger.events[:0] = earlier
+    forger.chain()
+    forger.write()
+    result = next(c for c in CHECKS if c.id == "V07").run(Evidence.load(Workspace(root), STUDY))
+    assert any(f"study 'earlier' {seen} problems before" in d for d in result.details), result.details
 
 
 def test_require_names_a_level(honest):

@@ -41,11 +41,25 @@ def v07(e: Evidence) -> Iterator[str]:
 
 
 def _spent_elsewhere(e: Evidence) -> Iterator[str]:
-    """The same held-out problems consumed by another study of this ledger, before this one."""
-    assert e.register and e.state.consume
-    mine, seq = e.register.splits["heldout"].merkle_root, e.state.consume[0].seq
+    """Problems of the held-out split that another study of this ledger had run before this one consumed them."""
+    assert e.register and e.state.consume and e.heldout_manifest
+    lock, seq = e.register.splits["heldout"], e.state.consume[0].seq
+    mine = {item.text for item in e.heldout_manifest.items}
     for name, state in studies(e.events).items():
-        if name == e.study or not state.register or not state.consume or state.consume[0].seq > seq:
+        if name == e.study or not state.register:
             continue
-        if state.register[1].splits["heldout"].merkle_root == mine:
-            yield Note(f"study {name!r} consumed the same held-out split before, at {state.consume[0].time}")
+        for role, event in (("dev", state.dev_run), ("heldout", state.consume)):
+            if event is None or event[0].seq > seq:
+                continue
+            other, when = state.register[1].splits.get(role), event[0].time
+            manifest = e.elsewhere.get((name, role))
+            if other and other.merkle_root == lock.merkle_root:
+                yield Note(f"study {name!r} {_VERBS[role]} the same held-out split before, at {when}")
+            elif manifest and (shared := len(mine & {item.text for item in manifest.items})):
+                yield Note(f"study {name!r} {_VERBS[role]} {shared} of these {len(mine)} problems before, at {when}")
+            elif other and manifest is None:
+                yield Note(f"study {name!r} {_VERBS[role]} {other.path} before, at {when}; that file is not here as "
+                           "registered, so it cannot be compared")
+
+
+_VERBS = {"dev": "tuned on", "heldout": "consumed"}

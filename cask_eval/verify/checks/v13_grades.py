@@ -5,11 +5,13 @@ from dataclasses import asdict
 
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.tokens import decoded
 
 
 @check("V13", "grades as the grader gives them", "task", "dev", "heldout")
 def v13(e: Evidence) -> Iterator[str]:
     """Every stored output is graded again, by the grader's recorded version."""
+    yield from decoded(e)
     versions = {r.grade.grader for f in (e.dev, e.heldout) if f for r in f.records if r.status != "failed"}
     if len(versions) > 1:
         yield f"the records were graded by {len(versions)} graders: {', '.join(sorted(versions))}"

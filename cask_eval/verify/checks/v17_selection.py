@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from cask_eval.decide.budgets import text
 from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
+from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import configs
+from cask_eval.protocol.model import Param
+from cask_eval.residency import PROMPTS, TRIGGERS
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.order import faults
@@ -50,6 +53,10 @@ def _arms(e: Evidence) -> Iterator[str]:
         for name, choice in tuned.items():
             if name in runs and (choice.preset, choice.params) != arm_of(e.protocol, *runs[name]):
                 yield f"{cell}: the dev run of {name or 'the baseline'} had another preset or other parameters"
+        for name, choice in (*tuned.items(), *frozen.items()):
+            for field, value in _rescheduled(choice):
+                yield (f"{cell}/{name or 'baseline'}: the frozen schedule has {field} "
+                       f"{getattr(choice.schedule, field)!r}, the arm's parameters say {value!r}")  # fmt: skip
         config = e.select.chosen.get(cell, "")
         for arm, choice in frozen.items():
             if arm not in e.protocol.arms:
@@ -59,3 +66,13 @@ def _arms(e: Evidence) -> Iterator[str]:
                     yield f"{cell}/{arm}: what was frozen is not what ran on the dev split"
             elif (choice.preset, choice.params) != arm_of(e.protocol, arm, ""):
                 yield f"{cell}/{arm}: another preset or other parameters than registered"
+
+
+def _rescheduled(choice: ArmChoice) -> Iterator[tuple[str, Param]]:
+    """Parameters that name a part of the schedule and differ from it. A method of somebody else's may use such a name
+    for another thing, so only values that a schedule can have are compared."""
+    for field, possible in (("delta", None), ("prompt", PROMPTS), ("trigger", TRIGGERS)):
+        value = choice.params.get(field)
+        fits = type(value) is int if possible is None else value in possible
+        if fits and value != getattr(choice.schedule, field):
+            yield field, value

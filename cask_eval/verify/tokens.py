@@ -1,0 +1,52 @@
+"""Whether stored outputs are what their token ids say, where the tokenizer is at hand.
+
+The embedded models' tokenizers are word lists that come with the package, so they can be read without any library.
+For other models the outputs stay the author's word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cask_eval
+from cask_eval.canonical import digest_bytes
+from cask_eval.ledger.events import ModelLock
+from cask_eval.verify.evidence import Evidence
+
+EMBEDDED = Path(cask_eval.__file__).parent / "embedded"
+
+
+def decoded(e: Evidence) -> Iterator[str]:
+    """One line per output that its token ids do not decode to."""
+    words = {m.name: w for m in (e.register.models if e.register else ()) if (w := words_of(m)) is not None}
+    for role, file in (("dev", e.dev), ("heldout", e.heldout)):
+        for r in file.records if file else ():
+            known = words.get(r.cell.partition("/")[0])
+            if known is None or r.status == "failed":
+                continue
+            where = f"{role}/{r.cell}/{r.arm}/{r.config}/{r.problem}/{r.sample}"
+            if unknown := [i for i in r.output_ids if i not in known]:
+                yield f"{where}: the model has no token {unknown[0]}"
+            elif " ".join(w for i in r.output_ids if (w := known[i])) != r.output:
+                yield f"{where}: the output is not what its token ids say"
+
+
+def words_of(lock: ModelLock) -> dict[int, str] | None:
+    """Token id → word, "" for a special token; None unless the very tokenizer that was locked is here and is a list
+    of words."""
+    name = lock.id.removeprefix("embedded:")
+    if name == lock.id or not name.replace("-", "").isalnum():
+        return None
+    path = EMBEDDED / name / "tokenizer.json"
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    if lock.files.get(path.name) != digest_bytes(data):
+        return None
+    tokenizer = json.loads(data)
+    if tokenizer["model"]["type"] != "WordLevel" or tokenizer["decoder"] is not None:
+        return None
+    words = {i: word for word, i in tokenizer["model"]["vocab"].items()}
+    return words | {t["id"]: "" for t in tokenizer["added_tokens"] if t["special"]}
