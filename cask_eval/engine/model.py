@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from cask_eval.engine.attention import NAME as SLOT_ATTENTION
@@ -47,12 +48,17 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         check_config(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, config=config, dtype=getattr(torch, dtype), attn_implementation=SLOT_ATTENTION
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, config=config, dtype=getattr(torch, dtype), attn_implementation=SLOT_ATTENTION,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"model {source!r} cannot be loaded: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random weights
+        raise ModelError(f"model {source!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
+                         f"config asks for, such as {missing[0]}")
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 

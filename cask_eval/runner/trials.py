@@ -108,9 +108,10 @@ class Bench:
             except (MeterMismatch, ModelError):
                 raise
             except Exception as error:
-                if _device_is_lost(error):
+                memory = _out_of_memory(error)
+                if not memory and _device_is_lost(error):
                     raise
-                kind = "infrastructure" if _out_of_memory(error) else "method"
+                kind = "infrastructure" if memory else "method"
                 # Only text is kept: a traceback would keep the broken run's cache in memory.
                 fault = kind, type(error).__name__, str(error)
             if fault is None:
@@ -165,8 +166,9 @@ class _Fault:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the device or of the machine (the CPU allocator has no type of its own)."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether memory ran out, of the device or of the machine: outside torch's own allocator it has no type."""
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
 
 
 def _device_is_lost(error: Exception) -> bool:

@@ -47,6 +47,7 @@ def outcomes(monkeypatch, engine, slots=8, n=20):
     (TypeError("a method's own fault"), "method"),
     (torch.OutOfMemoryError("full"), "infrastructure"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "infrastructure"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "infrastructure"),
 ])
 def test_only_the_trials_at_fault_fail(monkeypatch, error, kind):
     engine = Engine({3, 11}, error)
