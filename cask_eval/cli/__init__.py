@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
 import click
 
 from cask_eval import __version__
-from cask_eval.errors import CaskError
+from cask_eval.errors import USAGE, CaskError
 
 # An error of ours, as opposed to every outcome that a command promises (sysexits.h EX_SOFTWARE).
 INTERNAL = 70
+
+# What a shell reports of a program that wrote into a closed pipe.
+BROKEN_PIPE = 141
 
 COMMANDS = {
     "init": "Write an example protocol and its splits into a new workspace.",
@@ -33,6 +37,15 @@ COMMANDS = {
 
 
 class _Lazy(click.Group):
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output wants no more of it; what is still buffered must not raise again at exit.
+            # click would exit with 1 here, which from `verify` means something else.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKEN_PIPE)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -60,7 +73,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cask-eval")
 @click.option("-C", "--workspace", "folder", metavar="DIR", default=".", show_default=True,
-              help="A folder inside the workspace (the folder that holds prereg/).")
+              type=click.Path(exists=True), help="A folder inside the workspace (the folder that holds prereg/).")
 @click.pass_context
 def cli(ctx: click.Context, folder: str) -> None:
     """Pre-registered evaluation of KV-cache compression.
@@ -84,12 +97,18 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was finished is kept, run the same command to go on", err=True)
+        click.echo("interrupted; finished trials are kept, `cask-eval status` says how to go on", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        click.echo(f"error: {_place(error)}; check that the path is right, writable and not full", err=True)
+        sys.exit(USAGE)
     except Exception:
         traceback.print_exc()
         click.echo("this is a fault in cask-eval itself; nothing finished was lost", err=True)
         sys.exit(INTERNAL)
+
+
+def _place(error: OSError) -> str:
+    """Which file, and what the system says about it."""
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {what}" if error.filename else what

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from cask_eval.cli.common import json_option, print_json, study_argument, workspace
+from cask_eval.cli.common import json_option, locked_protocol, print_json, study_argument, workspace
 from cask_eval.workspace import Workspace
 
 
@@ -36,7 +36,6 @@ def derive(space: Workspace, name: str):
     from cask_eval.ledger.events import Analysis
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState, guard
-    from cask_eval.protocol.model import Protocol
     from cask_eval.records.store import RecordStore
     from cask_eval.splits.store import read
 
@@ -45,7 +44,7 @@ def derive(space: Workspace, name: str):
     state = StudyState.of(events, name)
     event, registered = state.register
     amended = any(e.event == "amend" and e.study == name for e in events)
-    protocol = Protocol.model_validate(registered.protocol)
+    protocol = locked_protocol(registered)
     store = RecordStore(space.records(name, "heldout"))
     if store.commit(space.root) != state.close[1].records:
         raise DriftError(f"{store.path} differs from what was closed; restore it before analysing")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cask_eval.errors import CaskError
+from cask_eval.errors import CaskError, LedgerError
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.ledger.events import Register
+    from cask_eval.protocol.model import Protocol
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 study_argument = click.argument("study", required=False)
@@ -20,6 +27,29 @@ study_argument = click.argument("study", required=False)
 def workspace(ctx: click.Context) -> Workspace:
     """The workspace named by -C, or the one around the current folder. Raises CaskError."""
     return Workspace.find(ctx.obj)
+
+
+def command_line(space: Workspace, command: str) -> str:
+    """`command` as it must be typed in the current folder: with -C where that lies outside the workspace."""
+    try:
+        inside = Path.cwd().is_relative_to(space.root)
+    except OSError:
+        inside = False
+    return f"cask-eval {command}" if inside else f"cask-eval -C {shlex.quote(str(space.root))} {command}"
+
+
+def locked_protocol(register: Register) -> Protocol:
+    """The protocol inside a registration. Raises LedgerError when somebody made it something else."""
+    from pydantic import ValidationError
+
+    from cask_eval.protocol.model import Protocol
+
+    try:
+        return Protocol.model_validate(register.protocol)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise LedgerError(f"the registered protocol is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+                          "restore the ledger from version control") from None
 
 
 def say(text: str) -> None:
@@ -50,6 +80,8 @@ def resolve_device(name: str) -> str:
     except ImportError:
         raise CaskError("this command runs models and needs torch and transformers; "
                         "install them with: pip install 'cask-eval[bench]'") from None
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise CaskError(f"--device {name}: is no device that studies run on; use auto, cpu, cuda or cuda:N")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def command(folder: str, device: str, slots: int) -> int:
 
     root = Path(folder)
     if (root / "prereg" / "ledger.jsonl").exists():
-        raise CaskError(f"{root} holds a ledger already; a study is run once. Name another folder, such as {root}-2")
+        raise CaskError(f"{root} holds a ledger already; a study is run once. `cask-eval -C {shlex.quote(str(root))} "
+                        f"status` says how to go on with it; for a new one name another folder, such as {root}-2")
     began = time.monotonic()
 
     def step(command: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import click
@@ -23,21 +25,25 @@ def command(folder: str, study: str) -> None:
     """
     path = write_example(Path(folder), study)
     say(f"wrote {path} and its splits; read it, change it, then run:")
-    click.echo(f"cask-eval -C {folder} register {path}")
+    click.echo(f"cask-eval register {shlex.quote(str(path))}")
 
 
 def write_example(folder: Path, study: str) -> Path:
-    """The protocol's path. Raises CaskError when it exists."""
+    """The protocol's path. Raises CaskError when it exists or the study's name is not one."""
+    from cask_eval.protocol.model import NAME
     from cask_eval.protocol.template import template
     from cask_eval.splits.freeze import freeze
     from cask_eval.splits.store import write
     from cask_eval.tasks import registry
 
-    for name in ("prereg", "splits", "reports"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    if not re.fullmatch(NAME, study):
+        raise CaskError(f"--study {study!r}: use lower-case letters, digits, '.', '_' and '-', at most 63 in all, "
+                        "beginning with a letter or digit")
     path = folder / "prereg" / f"{study}.yaml"
     if path.exists():
-        raise CaskError(f"{path} exists and is not overwritten; choose another --study or remove it")
+        raise CaskError(f"{path} exists and is not overwritten; choose another name or folder, or remove it")
+    for name in ("prereg", "splits", "reports"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     task = registry.load("chain")
     for role, (seed, count) in SPLITS.items():
         source = {"seed": seed, "count": count}

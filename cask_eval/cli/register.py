@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import device_options, json_option, print_json, quiet, say
+from cask_eval.cli.common import command_line, device_options, json_option, print_json, quiet, say
 from cask_eval.errors import ProtocolError
 from cask_eval.workspace import Workspace
 
@@ -26,7 +26,7 @@ def command(protocol: Path, device: str, slots: int, as_json: bool) -> None:
     else:
         say(power)
         click.echo(f"registered {event.study}: {event.hash}")
-        click.echo(f"next: cask-eval tune {event.study}")
+        click.echo(f"next: {command_line(Workspace.find(protocol.parent), f'tune {event.study}')}")
 
 
 def lock(protocol: Path, device: str):
@@ -37,8 +37,8 @@ def lock(protocol: Path, device: str):
     from cask_eval.runner.steps import register
     from cask_eval.splits.store import read
 
-    workspace = Workspace.find(protocol.parent)
     loaded = load(protocol)
+    workspace = Workspace.find(protocol.parent)
     heldout = workspace.resolve(loaded.protocol.task.heldout)
     count = len(read(heldout).items) if heldout.is_file() else None
     findings = lint(loaded.protocol, count)

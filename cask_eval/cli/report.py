@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import json_option, study_argument, workspace
-from cask_eval.errors import StateError
+from cask_eval.cli.common import json_option, locked_protocol, study_argument, workspace
+from cask_eval.errors import DriftError, StateError
 from cask_eval.workspace import Workspace
 
 
@@ -44,7 +45,7 @@ def summary(space: Workspace, name: str) -> None:
 
     from cask_eval.report.text import render
 
-    Console().print(render(_gather(space, name)), highlight=False)
+    Console().print(render(_gather(space, name)), highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def _gather(space: Workspace, name: str, verified: bool = False):
@@ -52,15 +53,19 @@ def _gather(space: Workspace, name: str, verified: bool = False):
     from cask_eval.decide.model import AnalysisDocument
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState
-    from cask_eval.protocol.model import Protocol
     from cask_eval.report import Check, gather
 
     path = space.analysis(name)
     if not path.is_file():
         raise StateError(f"study {name!r} has no analysis yet; run `cask-eval analyze {name}`")
     events = Ledger(space.ledger).events()
-    protocol = Protocol.model_validate(StudyState.of(events, name).register[1].protocol)
-    document = AnalysisDocument.model_validate(loads(path.read_bytes()))
+    protocol = locked_protocol(StudyState.of(events, name).register[1])
+    try:
+        document = AnalysisDocument.model_validate(loads(path.read_bytes()))
+    except ValueError as error:
+        what = str(error).splitlines()[0]
+        raise DriftError(f"{path}: is no analysis document ({what}); move it away and run "
+                         f"`cask-eval analyze {name}`") from None
     if not verified:
         return gather(document, protocol, events)
     from cask_eval.verify.run import verify

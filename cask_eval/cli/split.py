@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,11 +34,13 @@ def freeze(out: Path, task: str, role: str, params: tuple[str, ...], rule: str |
     from cask_eval.splits.store import read, write
     from cask_eval.tasks import registry
 
-    source = dict(_param(p) for p in params)
-    try:
-        problems = registry.load(task).problems(source)
-    except ValueError as error:
-        raise SplitError(f"--param: {error}") from None
+    source: dict[str, str | int] = {}
+    for param in params:
+        name, value = _param(param)
+        if name in source:
+            raise CaskError(f"--param {name} is given twice, as {source[name]} and {value}; keep one")
+        source[name] = value
+    problems = _problems(registry.load(task), source, "--param")
     manifest = freezing.freeze(out.stem, task, role, source, rule or "the problems that `source` describes, in order",
                                problems)
     for other in disjoint_from:
@@ -78,7 +82,8 @@ def check(manifests: tuple[Path, ...]) -> None:
     read_ones = [(path, read(path)) for path in manifests]
     faults = []
     for path, m in read_ones:
-        faults += [f"{path}: {f}" for f in check_manifest(m) + check_problems(m, registry.load(m.task).problems(m.source))]
+        problems = _problems(registry.load(m.task), m.source, f"{path}: source")
+        faults += [f"{path}: {f}" for f in check_manifest(m) + check_problems(m, problems)]
     for i, (path, m) in enumerate(read_ones):
         for other, n in read_ones[i + 1 :]:
             faults += [f"{path} and {other}: {f}" for f in overlaps(m, n)]
@@ -89,6 +94,15 @@ def check(manifests: tuple[Path, ...]) -> None:
 
 def _param(text: str) -> tuple[str, str | int]:
     name, sep, value = text.partition("=")
-    if not sep:
+    if not sep or not name:
         raise CaskError(f"--param {text!r}: write NAME=VALUE")
-    return name, int(value) if value.lstrip("-").isdigit() else value
+    return name, int(value) if re.fullmatch(r"-?[0-9]{1,40}", value) else value
+
+
+def _problems(task: Any, source: dict[str, Any], where: str) -> list:
+    """The task's problems. A plug-in may raise anything; what it says about its parameters is for the user."""
+    try:
+        return task.problems(source)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise SplitError(f"{where}: {said}") from None

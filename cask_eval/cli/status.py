@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cask_eval.cli.common import json_option, print_json, study_argument, workspace
+from cask_eval.cli.common import command_line, json_option, print_json, study_argument, workspace
 
 NEXT = {
-    "registered": "cask-eval tune {}",
-    "tuned": "cask-eval confirm {} --split heldout",
-    "consumed": "cask-eval confirm {} --split heldout   (resumes)",
-    "closed": "cask-eval verify {}",
+    "registered": "tune {}",
+    "tuned": "confirm {} --split heldout",
+    "consumed": "confirm {} --split heldout   (resumes)",
+    "closed": "verify {}",
 }
 
 
@@ -21,14 +21,17 @@ NEXT = {
 def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     """Where each study of the ledger stands, and the command that comes next. Accuracies are not shown."""
     from cask_eval.ledger.log import Ledger
-    from cask_eval.ledger.state import studies
+    from cask_eval.ledger.state import known, studies
 
-    ledger = Ledger(workspace(ctx).ledger)
+    space = workspace(ctx)
+    events = Ledger(space.ledger).events()
+    if study:
+        known(events, study)
     rows = []
-    for name, state in studies(ledger.events()).items():
+    for name, state in studies(events).items():
         if study and name != study:
             continue
-        follows = "cask-eval analyze {}" if state.name == "closed" and state.analysis is None else NEXT[state.name]
+        follows = "analyze {}" if state.name == "closed" and state.analysis is None else NEXT[state.name]
         rows.append({
             "study": name,
             "state": state.name,
@@ -36,7 +39,7 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
             "registration": state.register[0].hash,
             "protocol": state.register[1].protocol_digest,
             "branch": state.analysis[1].branch if state.analysis else None,
-            "next": follows.format(name),
+            "next": f"cask-eval {follows.format(name)}",
         })
     if as_json:
         print_json(rows)
@@ -44,4 +47,4 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
         click.echo("no study is registered; write one with `cask-eval init`, lock it with `cask-eval register`")
     for r in [] if as_json else rows:
         click.echo(f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}\n"
-                   f"  next: {r['next']}")
+                   f"  next: {command_line(space, r['next'].removeprefix('cask-eval '))}")

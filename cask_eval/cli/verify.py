@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from cask_eval.cli.common import json_option, print_json, study_argument
+from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
 
@@ -21,15 +23,23 @@ def command(ctx: click.Context, study: str | None, head: str | None, require: st
     """Check that the decision of STUDY follows from its locked protocol. STUDY is a name or a folder inside its
     workspace; the default is the one closed study. Needs no torch, no GPU and no network."""
     from cask_eval.ledger.log import Ledger, audit
-    from cask_eval.ledger.state import pick
+    from cask_eval.ledger.state import known, pick
+    from cask_eval.protocol.model import NAME
     from cask_eval.verify.run import verify
 
+    if head is not None and not re.fullmatch("sha256:[0-9a-f]{64}", head):
+        raise CaskError(f"--head {head!r}: a head is `sha256:` and 64 hexadecimal digits, the `hash` of the ledger's "
+                        "last line as you noted it")
     start = ctx.obj
     if study and Path(study).is_dir() and Path(study).resolve().parent.name == "reports":
         start, study = study, Path(study).resolve().name
     space = Workspace.find(start)
+    events = _events(space, Ledger, audit)
     if study is None:
-        study = pick(_events(space, Ledger, audit), None, {"closed"})
+        study = pick(events, None, {"closed"})
+    elif not (re.fullmatch(NAME, study) and space.study(study).exists()):
+        # A study that left something behind is judged, whatever its ledger says; any other name is a slip.
+        known(events, study)
     verdict = verify(space, study, head=head, require=require)
     if as_json:
         print_json(verdict.to_json())

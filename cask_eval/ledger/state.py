@@ -157,17 +157,9 @@ def pick(events: Iterable[Event], name: str | None, states: Collection[str]) -> 
     found = studies(events)
     wanted = " or ".join(s for s in STATES if s in states)
     if name is not None:
-        if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
-            if near:
-                hint = f"did you mean {near[0]!r}?"
-            elif found:
-                hint = f"it has {_list(found.values())}"
-            else:
-                hint = "it is empty; run `cask-eval register PROTOCOL` first"
-            raise StateError(f"the ledger has no study {name!r}; {hint}")
+        _known(found, name)
         if found[name].name not in states:
-            raise _wrong(found[name], wanted)
+            raise _wrong(found[name], states, wanted)
         return name
     fitting = [study for study, state in found.items() if state.name in states]
     if len(fitting) == 1:
@@ -177,13 +169,32 @@ def pick(events: Iterable[Event], name: str | None, states: Collection[str]) -> 
     if not found:
         raise StateError("the ledger has no study; run `cask-eval register PROTOCOL` first")
     if len(found) == 1:
-        raise _wrong(next(iter(found.values())), wanted)
-    error = ConsumedError if all(state.consume for state in found.values()) else StateError
+        raise _wrong(next(iter(found.values())), states, wanted)
+    spent = "closed" not in states and all(state.consume for state in found.values())
+    error = ConsumedError if spent else StateError
     raise error(f"no study is {wanted}: the ledger has {_list(found.values())}; bring one there or name another")
 
 
-def _wrong(state: StudyState, wanted: str) -> CaskError:
-    kind = ConsumedError if state.consume else StateError
+def known(events: Iterable[Event], name: str) -> None:
+    """Raises StateError when the ledger has no study of this name, with what it has."""
+    _known(studies(events), name)
+
+
+def _known(found: dict[str, StudyState], name: str) -> None:
+    if name in found:
+        return
+    if near := difflib.get_close_matches(name, found, n=1):
+        hint = f"did you mean {near[0]!r}?"
+    elif found:
+        hint = f"it has {_list(found.values())}"
+    else:
+        hint = "it is empty; run `cask-eval register PROTOCOL` first"
+    raise StateError(f"the ledger has no study {name!r}; {hint}")
+
+
+def _wrong(state: StudyState, states: Collection[str], wanted: str) -> CaskError:
+    # What is done with closed studies needs no fresh split.
+    kind = ConsumedError if state.consume and "closed" not in states else StateError
     return kind(f"study {state.study!r} is {state.name}, not {wanted}; {_next(state.name, state.study)}")
 
 

@@ -37,7 +37,8 @@ def _between(low: str, high: str, *, open_low: bool = False):
 
 Level = Annotated[str, _between("0", "0.5", open_low=True)]
 Share = Annotated[str, _between("0", "1")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME)]
 Param = str | int | bool
 
 
