@@ -9,7 +9,7 @@ from fractions import Fraction
 from cask_eval.decide.budgets import Lengths, matched_choice, measured, reference_choice, text
 from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
 from cask_eval.engine.registry import load as load_preset
-from cask_eval.errors import MethodError
+from cask_eval.errors import MethodError, StateError
 from cask_eval.ledger.events import ArmChoice, DevRun, ScheduleLock, Select
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Cell, Protocol
@@ -25,9 +25,14 @@ def baseline(protocol: Protocol, cell: Cell, mean: Fraction = Fraction(0)) -> Ar
 
 def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longest: int) -> dict[str, ArmChoice]:
     """`DevRun.matched` of one cell: the baseline, and every configuration of the candidate at its matched budget.
-    Raises MethodError when some arm, a control included, could not hold a prompt of `longest` tokens there: better
-    now than after the held-out split is consumed."""
-    lengths, mean = measured(baseline_records)
+    Raises StateError when no baseline trial left an account, and MethodError when some arm, a control included,
+    could not hold a prompt of `longest` tokens there: better now than after the held-out split is consumed."""
+    try:
+        lengths, mean = measured(baseline_records)
+    except ValueError:
+        fault = next((r.failure for r in baseline_records if r.failure), None)
+        raise StateError(f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
+                         + (f"; the first said {fault.error}: {fault.message}" if fault else "")) from None
     out = {matched_key("baseline", ""): baseline(protocol, cell, mean)}
     for config, _ in configs(protocol.candidate):
         out[matched_key("candidate", config)] = _matched(protocol, cell, "candidate", config, lengths, mean)

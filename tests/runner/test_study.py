@@ -138,6 +138,17 @@ def test_a_matched_budget_that_cannot_hold_the_prompt_stops_before_held_out_is_c
     assert state(root).name == "registered" and state(root).dev_run is None
 
 
+def test_a_baseline_that_always_fails_on_dev_is_a_clear_error(registered, copy, cask, monkeypatch):
+    from cask_eval.engine.method import Policy
+
+    def keep(self, entries, target):
+        raise FloatingPointError("poisoned")
+
+    monkeypatch.setattr(Policy, "keep", keep)
+    with pytest.raises(StateError, match="every dev trial of the baseline failed.* FloatingPointError: poisoned"):
+        cask("-C", copy(registered), "tune", "--device", "cpu")
+
+
 def test_status_names_the_next_command(fresh, registered, tuned, closed, cask):
     assert "no study" in cask("-C", fresh, "status").output
     for root, follows in ((registered, "tune small"), (tuned, "confirm small --split heldout"), (closed, "verify small")):
