@@ -146,6 +146,7 @@ def _parse(line: bytes) -> Event:
         if event.event not in PAYLOADS:
             raise ValueError(f"event {event.event!r} is not known to this version of cask-eval")
         PAYLOADS[event.event].model_validate(event.payload)
+        event.model_dump(mode="json")  # refuses what is nested too deeply to be written
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "line"

@@ -25,6 +25,7 @@ NOT_PROVEN = """What this does not prove:
 - that the models wrote these outputs: without running trials again, records that agree with each other pass;
 - when anything happened: at level L0 the whole ledger, dates included, could have been written in one go;
 - that events at the end of the ledger were not cut off, unless a head or an anchor is compared;
+- that report.html and report.md say what analysis.json says: `cask-eval report` writes them again;
 - that this was the author's only study of the question."""
 
 

@@ -818,6 +818,37 @@ def schedule_that_the_parameters_do_not_give(root):
     forger.resign().write()
 
 
+def without(kind):
+    """An event that others rest on is left out, and the chain closed over the gap."""
+
+    def run(root):
+        forger = Forger(root)
+        forger.events = [e for e in forger.events if e["event"] != kind]
+        forger.chain()
+        forger.write()
+
+    run.__name__ = f"{kind}_left_out"
+    return run
+
+
+attack("V17", clever=True)(without("dev_run"))
+attack("V07", clever=True)(without("consume"))
+attack("V19", clever=True)(without("close"))
+
+
+def nested(depth):
+    def run(root):
+        nest = b"[" * depth + b"]" * depth
+        replace(ledger(root), b'"protocol":{', b'"protocol":{"more":' + nest + b",")
+
+    run.__name__ = f"protocol_nested_{depth}_deep"
+    return attack("V25")(run)
+
+
+for _depth in (100, 300, 900):
+    nested(_depth)
+
+
 def in_a_circle(name):
     def run(root):
         (root / name).unlink()

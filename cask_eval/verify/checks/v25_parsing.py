@@ -36,6 +36,7 @@ def _fault(line: bytes) -> str | None:
         if event.event not in PAYLOADS:
             return f"event {event.event!r} is not known"
         PAYLOADS[event.event].model_validate(event.payload)
+        event.model_dump(mode="json")  # refuses what is nested too deeply
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
