@@ -42,7 +42,7 @@ def command(ctx, model_id, revision, dtype, split, method, limit, max_new_tokens
     elif model_id and split:
         model = Model(id=model_id, name="model", revision=revision, dtype=dtype)
         statistics, tokens = measure(workspace(ctx), model, read(split), method, limit=limit,
-                                     max_new_tokens=max_new_tokens, device=device)
+                                     max_new_tokens=max_new_tokens, device=device, slots=slots)
         say(f"{tokens:,} tokens of {model_id}")
     else:
         raise CaskError("give --model and --split to measure, or --import FILE to convert")

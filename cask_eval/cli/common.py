@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cask_eval.errors import CaskError, LedgerError
+from cask_eval.errors import GATE, OK, CaskError, LedgerError
 from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 study_argument = click.argument("study", required=False)
+gate_option = click.option("--gate", metavar="BRANCH", help="Exit with 10 unless the study's outcome is this branch.")
 
 
 def workspace(ctx: click.Context) -> Workspace:
@@ -127,3 +128,16 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def gated(gate: str | None, space: Workspace, name: str, branch: str) -> int:
+    """The exit code under --gate. Raises CaskError when the protocol has no such branch."""
+    if gate is None:
+        return OK
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import StudyState
+
+    names = [b["name"] for b in StudyState.of(Ledger(space.ledger).events(), name).register[1].protocol["branches"]]
+    if gate not in names:
+        raise CaskError(f"--gate {gate}: the protocol has no such branch; it has {', '.join(names)}")
+    return OK if branch == gate else GATE

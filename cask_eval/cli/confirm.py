@@ -6,10 +6,9 @@ import sys
 
 import click
 
-from cask_eval.cli.analyze import derive
-from cask_eval.cli.common import device_options, json_option, print_json, quiet, say, study_argument, watch, workspace
+from cask_eval.cli.common import device_options, gate_option, gated, json_option, print_json, quiet, say, study_argument, watch, workspace
 from cask_eval.cli.report import summary, write_report
-from cask_eval.errors import GATE, CaskError
+from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
 # Digits of the protocol digest that stand for "I know what I am about to use up".
@@ -21,16 +20,18 @@ DIGITS = 8
 @click.option("--split", required=True, type=click.Choice(["heldout"]), help="The split to consume.")
 @click.option("--yes", "digest", metavar="DIGEST", help=f"First {DIGITS} or more digits of the protocol digest; asked "
               "for when missing.")
-@click.option("--gate", is_flag=True, help="Exit with 10 unless a branch other than the last (otherwise) is met.")
+@gate_option
 @device_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, study: str | None, split: str, digest: str | None, gate: bool, device: str, slots: int,
+def command(ctx: click.Context, study: str | None, split: str, digest: str | None, gate: str | None, device: str, slots: int,
             as_json: bool) -> int:
     """Run every cell and arm of STUDY (default: the one that is tuned) on the held-out split, once, then analyse.
 
     A run that was cut off goes on inside the same attempt. Progress shows no accuracy.
     """
+    from cask_eval.decide.derive import derive
+
     space = workspace(ctx)
     name = consume(space, study, digest, device, slots)
     document = derive(space, name)
@@ -40,17 +41,20 @@ def command(ctx: click.Context, study: str | None, split: str, digest: str | Non
     else:
         summary(space, name)
         click.echo(f"report: {paths['html']}")
-    return GATE if gate and not _met(space, name, document.branch) else 0
+    return gated(gate, space, name, document.branch)
 
 
 def consume(space: Workspace, study: str | None, digest: str | None, device: str, slots: int) -> str:
     """Run or resume; returns the study's name. Raises CaskError when the digest does not fit."""
     quiet()
     from cask_eval.ledger.log import Ledger
-    from cask_eval.ledger.state import pick
+    from cask_eval.ledger.state import pick, studies
     from cask_eval.runner.steps import confirm, consumption
 
-    name = pick(Ledger(space.ledger).events(), study, {"tuned", "consumed"})
+    events = Ledger(space.ledger).events()
+    if study and (state := studies(events).get(study)) and state.close and state.analysis is None:
+        return study  # it crashed between the last trial and the analysis, which is all that is left to do
+    name = pick(events, study, {"tuned", "consumed"})
     state, wanted = consumption(space, name)
     if state.consume is None:
         lock = state.register[1].splits["heldout"]
@@ -75,10 +79,3 @@ def _agree(given: str, wanted: str) -> None:
         raise CaskError(f"{given!r} does not begin the protocol digest {wanted}; nothing was consumed. "
                         f"Give its first {DIGITS} digits or more")
 
-
-def _met(space: Workspace, name: str, branch: str) -> bool:
-    from cask_eval.ledger.log import Ledger
-    from cask_eval.ledger.state import StudyState
-
-    branches = StudyState.of(Ledger(space.ledger).events(), name).register[1].protocol["branches"]
-    return not next(b for b in branches if b["name"] == branch)["otherwise"]

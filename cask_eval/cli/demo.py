@@ -22,13 +22,13 @@ def command(folder: str, device: str, slots: int) -> int:
     Two tiny models, two budgets, alpha against TriAttention, offline, a few minutes on a laptop. The outcome is
     whatever it is.
     """
-    from cask_eval.cli.analyze import derive
     from cask_eval.cli.confirm import consume
     from cask_eval.cli.init import write_example
     from cask_eval.cli.register import lock
     from cask_eval.cli.report import summary, write_report
     from cask_eval.cli.tune import choose
     from cask_eval.cli.verify import show
+    from cask_eval.decide.derive import derive
     from cask_eval.verify.run import verify
 
     root = Path(folder)

@@ -6,14 +6,6 @@ import click
 
 from cask_eval.cli.common import command_line, json_option, print_json, study_argument, workspace
 
-NEXT = {
-    "registered": "tune {}",
-    "tuned": "confirm {} --split heldout",
-    "consumed": "confirm {} --split heldout   (resumes)",
-    "closed": "verify {}",
-}
-
-
 @click.command("status")
 @study_argument
 @json_option
@@ -21,7 +13,7 @@ NEXT = {
 def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     """Where each study of the ledger stands, and the command that comes next. Accuracies are not shown."""
     from cask_eval.ledger.log import Ledger
-    from cask_eval.ledger.state import known, studies
+    from cask_eval.ledger.state import known, next_command, studies
 
     space = workspace(ctx)
     events = Ledger(space.ledger).events()
@@ -31,7 +23,6 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     for name, state in studies(events).items():
         if study and name != study:
             continue
-        follows = "analyze {}" if state.name == "closed" and state.analysis is None else NEXT[state.name]
         rows.append({
             "study": name,
             "state": state.name,
@@ -39,7 +30,7 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
             "registration": state.register[0].hash,
             "protocol": state.register[1].protocol_digest,
             "branch": state.analysis[1].branch if state.analysis else None,
-            "next": f"cask-eval {follows.format(name)}",
+            "next": f"cask-eval {next_command(state)}",
         })
     if as_json:
         print_json(rows)

@@ -20,12 +20,6 @@ from cask_eval.records.model import Record
 Scores = dict[str, dict[str, Fraction]]
 
 
-def matched_key(arm: str, config: str) -> str:
-    """The name under which `DevRun.matched` lists a run: "" for the baseline, the configuration
-    for the candidate, ``candidate`` where nothing is tuned."""
-    return "" if arm == "baseline" else config or "candidate"
-
-
 def rule(protocol: Protocol) -> str:
     """The registered rule as `Select.rule` states it."""
     tuning = protocol.tuning

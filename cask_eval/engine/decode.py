@@ -82,9 +82,11 @@ def generate(
     """Run every request; outcomes come in the order they finish.
 
     slots: sequences in flight at once. poll: steps between looks at which sequences have stopped (default 1 on CPU,
-    8 on an accelerator, where a look is a synchronisation). Raises ModelError when the model is not on the slot
-    attention, MethodError before the first forward when a
-    prompt does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
+    8 on an accelerator, where a look is a synchronisation). In fp32 a trial's tokens do not depend on its company; in
+    16-bit types products round differently in batches of another size, which can decide a near-tie.
+
+    Raises ModelError when the model is not on the slot attention, MethodError before the first forward when a prompt
+    does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
     """
     if model.config._attn_implementation != SLOT_ATTENTION:
         raise ModelError(f"the model runs on {model.config._attn_implementation!r} attention, which would read empty "
@@ -127,8 +129,8 @@ class _Run:
         self.prompt, self.seed, self.event_count = state(), state(), state()
         self.kept_min, self.kept_max = state(), state()
         self.done = state(dtype=torch.bool)
-        self.output = state(sampling.max_new_tokens)
-        self.uniform = state(sampling.max_new_tokens, dtype=torch.float64) if sampling.temperature else None
+        self.output = state(sampling.max_new_tokens + 1)
+        self.uniform = state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
         self._state = [self.token, self.position, self.written, self.metered, self.prompt, self.seed, self.event_count,
                        self.kept_min, self.kept_max, self.done, self.output]
@@ -173,7 +175,7 @@ class _Run:
         self.kept_min[target] = np.iinfo(np.int64).max
         self.seed[target] = torch.tensor([_signed(r.seed) for r in wave], device=self.device)
         if self.uniform is not None:
-            draws = np.stack([uniforms(r.seed, self.sampling.max_new_tokens) for r in wave])
+            draws = np.stack([uniforms(r.seed, self.sampling.max_new_tokens + 1) for r in wave])
             self.uniform[target] = torch.from_numpy(draws).to(self.device)
 
         resident = positions[None] < prompt[:, None]
@@ -195,7 +197,7 @@ class _Run:
         for book in books:
             book.wait = self._wait(book)
         self.running += books
-        self._emit(target, logits, wave)
+        self._emit(slice(first, first + rows), logits, wave)
 
     # -- decoding ----------------------------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class _Run:
                 due.append(slot)
         if due:
             self._compress(due)
-        self._emit(torch.arange(n, device=self.device), logits, [b.request for b in self.running])
+        self._emit(slice(0, n), logits, [b.request for b in self.running])
 
     def _compress(self, due: list[int]) -> None:
         books = [self.running[i] for i in due]
@@ -252,25 +254,24 @@ class _Run:
     def _wait(self, book: _Running) -> int:
         return self.schedule.next_event(book.resident, book.prompt, book.prompt + book.step) or 0
 
-    def _emit(self, slots: Tensor, logits: Tensor, requests: list[Request]) -> None:
+    def _emit(self, rows: slice, logits: Tensor, requests: list[Request]) -> None:
+        """Choose the next token of these slots from their logits [rows, V]."""
         if self.probe:
             self.probe.logits(requests, logits)
+        written, done = self.written[rows], self.done[rows]
         uniform = None
         if self.uniform is not None:
-            uniform = self.uniform[slots].gather(1, self.written[slots, None]).squeeze(1)
+            uniform = self.uniform[rows].gather(1, written[:, None]).squeeze(1)
         token = choose(logits, uniform, self.sampling)
         # A logit row with NaN or without a finite maximum must not pass for an answer; -1 is caught when the trial
         # is collected.
         token = torch.where(torch.isfinite(logits.amax(-1)), token, -1)
-        self.token[slots] = token.clamp(min=0)
-        live = ~self.done[slots]
-        self.output[slots] = torch.where(
-            live[:, None],
-            self.output[slots].scatter(1, self.written[slots, None].clamp(max=self.output.shape[1] - 1), token[:, None]),
-            self.output[slots],
-        )
-        self.written[slots] += live
-        self.done[slots] |= torch.isin(token, self.stop) | (token < 0) | (self.written[slots] >= self.sampling.max_new_tokens)
+        self.token[rows] = token.clamp(min=0)
+        # What a stopped sequence goes on to say until it is collected falls into a spare column.
+        spare = self.sampling.max_new_tokens
+        self.output[rows].scatter_(1, torch.where(done, spare, written)[:, None], token[:, None])
+        written += ~done
+        done |= torch.isin(token, self.stop) | (token < 0) | (written >= spare)
 
     # -- collection --------------------------------------------------------------------------------------------
 

@@ -62,6 +62,13 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
+def context(config: Any) -> int:
+    """The longest sequence the model was made for, in tokens; with rotary scaling, the stretched length."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretched = rope.get("original_max_position_embeddings", 0) * rope.get("factor", 1.0)
+    return max(config.max_position_embeddings, int(stretched))
+
+
 def geometry(model: PreTrainedModel) -> Geometry:
     """The sizes and rotary frequencies of a loaded model, the latter from its own rotary module."""
     check_config(model.config)

@@ -101,7 +101,8 @@ class Register(Strict):
 
 
 class DevRun(Strict):
-    """All dev trials are done. `matched` maps cell → configuration ("" for the baseline) → the arm as it was run."""
+    """All dev trials are done. `matched` maps cell → configuration ("" for the baseline, as in
+    `Record.config`) → the arm as it was run."""
 
     records: RecordsCommit
     matched: dict[str, dict[str, ArmChoice]]

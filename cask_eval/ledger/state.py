@@ -83,33 +83,33 @@ def require(state: StudyState, kind: str) -> None:
         raise StateError(f"study {study!r} is not registered; run `cask-eval register PROTOCOL` first")
     elif kind in ("dev_run", "select"):
         _not_spent(state)
-        _require(name == "registered", f"study {study!r} is tuned already; {_next(name, study)}")
+        _require(name == "registered", f"study {study!r} is tuned already; {_next(state)}")
         if kind == "dev_run":
-            _require(state.dev_run is None, f"study {study!r} has its development run already; {_next(name, study)}")
+            _require(state.dev_run is None, f"study {study!r} has its development run already; {_next(state)}")
         else:
-            _require(state.dev_run is not None, f"study {study!r} has no development run yet; {_next(name, study)}")
+            _require(state.dev_run is not None, f"study {study!r} has no development run yet; {_next(state)}")
     elif kind == "consume":
         _not_spent(state)
-        _require(name == "tuned", f"study {study!r} is not tuned; {_next(name, study)}")
+        _require(name == "tuned", f"study {study!r} is not tuned; {_next(state)}")
     elif kind in ("records", "close"):
         if name == "closed":
-            raise ConsumedError(f"study {study!r} is closed and takes no more records; {_next(name, study)}")
+            raise ConsumedError(f"study {study!r} is closed and takes no more records; {_next(state)}")
         _require(
             name == "consumed",
-            f"study {study!r} has not begun its held-out run (it is {name}); {_next(name, study)}",
+            f"study {study!r} has not begun its held-out run (it is {name}); {_next(state)}",
         )
         if kind == "close":
             _require(
                 bool(state.sessions) and state.sessions[-1][1].complete,
-                f"study {study!r} has no complete held-out session; {_next(name, study)}",
+                f"study {study!r} has no complete held-out session; {_next(state)}",
             )
     elif kind == "analysis":
         _require(
             name == "closed",
             f"study {study!r} is {name}; an analysis before the records are closed would be an interim look; "
-            + _next(name, study),
+            + _next(state),
         )
-        _require(state.analysis is None, f"study {study!r} has its analysis already; {_next(name, study)}")
+        _require(state.analysis is None, f"study {study!r} has its analysis already; {_next(state)}")
     elif kind not in ("amend", "anchor"):
         raise StateError(f"{kind!r} is no kind of event; use one of {', '.join(PAYLOADS)}")
 
@@ -117,27 +117,6 @@ def require(state: StudyState, kind: str) -> None:
 def guard(study: str, kind: str) -> Callable[[list[Event]], None]:
     """`require` in the form that `Ledger.append` takes as `allow`."""
     return lambda events: require(StudyState.of(events, study), kind)
-
-
-def order_faults(events: Iterable[Event]) -> list[str]:
-    """Every event that could not have been written by the commands, such as a second `register` or an `analysis`
-    before `close`: one line each. For a verifier, which must not stop at the first."""
-    before: dict[str, list[Event]] = {}
-    faults = []
-    for event in events:
-        earlier = before.setdefault(event.study, [])
-        state = StudyState.of(earlier, event.study)
-        where = f"line {event.seq + 1}: {event.event} of {event.study!r}"
-        try:
-            require(state, event.event)
-        except StateError as error:
-            faults.append(f"{where}: {str(error).split('; ')[0]}")
-        if event.event == "records":
-            number = Records.model_validate(event.payload).session
-            if number != len(state.sessions) + 1:
-                faults.append(f"{where}: session {number} follows {len(state.sessions)} earlier ones")
-        earlier.append(event)
-    return faults
 
 
 def studies(events: Iterable[Event]) -> dict[str, StudyState]:
@@ -195,14 +174,14 @@ def _known(found: dict[str, StudyState], name: str) -> None:
 def _wrong(state: StudyState, states: Collection[str], wanted: str) -> CaskError:
     # What is done with closed studies needs no fresh split.
     kind = ConsumedError if state.consume and "closed" not in states else StateError
-    return kind(f"study {state.study!r} is {state.name}, not {wanted}; {_next(state.name, state.study)}")
+    return kind(f"study {state.study!r} is {state.name}, not {wanted}; {_next(state)}")
 
 
 def _not_spent(state: StudyState) -> None:
     if state.consume:
         raise ConsumedError(
             f"study {state.study!r} consumed its held-out split at {state.consume[0].time}; it is used once: "
-            + _next(state.name, state.study)
+            + _next(state)
         )
 
 
@@ -211,15 +190,24 @@ def _require(holds: bool, message: str) -> None:
         raise StateError(message)
 
 
-def _next(name: str, study: str) -> str:
-    """The command that takes a study on from its state."""
+def next_command(state: StudyState) -> str:
+    """The arguments of the command that takes a study on from where it stands."""
+    study = state.study
+    if state.name == "closed":
+        return f"verify {study}" if state.analysis else f"analyze {study}"
     return {
-        "unregistered": "run `cask-eval register PROTOCOL`",
-        "registered": f"run `cask-eval tune {study}`",
-        "tuned": f"run `cask-eval confirm {study} --split heldout`",
-        "consumed": f"run `cask-eval confirm {study} --split heldout` to resume its one attempt",
-        "closed": f"read it with `cask-eval report {study}` or check it with `cask-eval verify {study}`",
-    }[name]
+        "unregistered": "register PROTOCOL",
+        "registered": f"tune {study}",
+        "tuned": f"confirm {study} --split heldout",
+        "consumed": f"confirm {study} --split heldout",
+    }[state.name]
+
+
+def _next(state: StudyState) -> str:
+    if state.analysis:
+        return f"read it with `cask-eval report {state.study}` or check it with `cask-eval verify {state.study}`"
+    resumes = " to resume its one attempt" if state.name == "consumed" else ""
+    return f"run `cask-eval {next_command(state)}`{resumes}"
 
 
 def _list(states: Iterable[StudyState]) -> str:

@@ -54,7 +54,6 @@ def _version(name: str) -> str:
 
 
 def _driver() -> str | None:
-    try:
-        return str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else None
-    except RuntimeError:
-        return None
+    # The version of CUDA that the driver supports; torch has no public call for it.
+    get = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return str(get()) if get else None

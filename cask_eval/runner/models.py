@@ -11,7 +11,7 @@ import torch
 from cask_eval import embedded
 from cask_eval.canonical import digest, digest_bytes, digest_file
 from cask_eval.engine.contract import Geometry
-from cask_eval.engine.model import geometry, load_model
+from cask_eval.engine.model import context, geometry, load_model
 from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ModelLock
 from cask_eval.protocol.model import Model
@@ -79,8 +79,9 @@ def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     return decoder, tokenizer
 
 
-def lock(model: Model, workspace: Workspace, device: str, prompts: list[str]) -> ModelLock:
-    """Everything a registration says of a model. `prompts` are those of both splits; only their lengths are used."""
+def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], max_new_tokens: int) -> ModelLock:
+    """Everything a registration says of a model. `prompts` are those of both splits; only their lengths are used.
+    Raises ModelError when prompt and output can be longer than what the model was made for."""
     root = folder(model, workspace)
     names = sorted(p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != "calibration.safetensors")
     files = {p.name: digest_file(p) for p in names}
@@ -88,6 +89,10 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str]) ->
     shape: Geometry = geometry(decoder)
     template = getattr(tokenizer, "chat_template", None)
     calibration = calibration_file(model, workspace)
+    longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
+    if longest + max_new_tokens > (limit := context(decoder.config)):
+        raise ModelError(f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "
+                         f"{max_new_tokens} exceed the {limit} positions the model was made for; lower max_new_tokens")
     return ModelLock(
         name=model.name,
         id=model.id,
@@ -98,7 +103,7 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str]) ->
         layers=shape.layers,
         kv_heads=shape.kv_heads,
         entry_bytes=shape.entry_bytes,
-        max_prompt_tokens=max(len(ids) for ids in tokenizer(prompts)["input_ids"]),
+        max_prompt_tokens=longest,
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from cask_eval.canonical import digest
-from cask_eval.decide.selection import matched_key
 from cask_eval.errors import DriftError, StateError
-from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit
+from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
 from cask_eval.protocol.keys import configs, dev_keys, expected_keys, keys_root
+from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
@@ -66,7 +67,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
                 matched[cell.name] = tuning.match(protocol, cell, baseline, longest[cell.model])
                 for config, _ in configs(protocol.candidate):
-                    choice = matched[cell.name][matched_key("candidate", config)]
+                    choice = matched[cell.name][config]
                     bench.run(Batch("dev", cell, "candidate", config, choice), store.done, store.append, watch.advance)
             _complete(store, expected)
             locks = fingerprint.methods(protocol)
@@ -77,8 +78,21 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             state = StudyState.of(ledger.events(), name)
         elif _commit(store, workspace) != state.dev_run[1].records:
             raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
-        chosen = tuning.select(protocol, ids, list(store.read()), state.dev_run[1])
+        _say_failures(store, watch)
+        records = list(store.read())
+        chosen = tuning.select(protocol, ids, records, state.dev_run[1])
+        _refuse_broken(records, chosen)
     return ledger.append(name, "select", chosen, allow=guard(name, "select"))
+
+
+def _refuse_broken(records: list[Record], chosen: Select) -> None:
+    """A candidate that failed every dev trial of a cell would spend the held-out split on nothing."""
+    for cell, config in chosen.chosen.items():
+        mine = [r for r in records if (r.cell, r.arm, r.config) == (cell, "candidate", config)]
+        if mine and all(r.failure for r in mine):
+            fault = mine[0].failure
+            raise StateError(f"cell {cell}: every dev trial of the candidate ({config}) failed, so nothing is frozen; the "
+                             f"first said {fault.error}: {fault.message}. Mend the method and register a new study")
 
 
 def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
@@ -96,37 +110,56 @@ def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Wat
     state, _ = consumption(workspace, name)
     event, registered = state.register
     study = _reopen(workspace, registered, device)
-    protocol, (_, selected) = study.protocol, state.select
-    expected = expected_keys(protocol, [p.id for p in study.heldout.problems])
+    expected = expected_keys(study.protocol, [p.id for p in study.heldout.problems])
     with RecordStore(workspace.records(name, "heldout")).open() as store:
+        session = 1
         if state.consume is None:
-            if store.done:
-                raise DriftError(f"{store.path} holds {len(store.done)} held-out records, but the split was never "
-                                 "consumed; move the file away and find out where it comes from")
-            payload = Consume(expected=len(expected), keys=keys_root(expected),
-                              environment=fingerprint.environment(device))
-            ledger.append(name, "consume", payload, allow=guard(name, "consume"))
-            session = 1
-        else:
-            session = len(state.sessions) + 1
-            if not (state.sessions and state.sessions[-1][1].complete):
-                watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
-                interrupted = Records(session=session, complete=False, records=_commit(store, workspace))
-                ledger.append(name, "records", interrupted, allow=guard(name, "records"))
-                session += 1
-        if not (state.sessions and state.sessions[-1][1].complete):
+            _consume(ledger, name, expected, store, device)
+        elif not _is_complete(state):
+            watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
+            session = 1 + len(state.sessions)
+            _end_session(ledger, name, session, False, store, workspace)
+            session += 1
+        if not _is_complete(state):
             watch.start(len(expected), len(store.done))
             bench = Bench(study, event.hash, device, slots)
-            for cell in protocol.cells:
-                for arm in protocol.arms:
-                    batch = Batch("heldout", cell, arm, "", selected.arms[cell.name][arm])
+            for cell in study.protocol.cells:
+                for arm in study.protocol.arms:
+                    batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
                     bench.run(batch, store.done, store.append, watch.advance)
             _complete(store, expected)
-            finished = Records(session=session, complete=True, records=_commit(store, workspace))
-            ledger.append(name, "records", finished, allow=guard(name, "records"))
-        locks, environment = fingerprint.methods(protocol), fingerprint.environment(device)
-        payload = Close(records=_commit(store, workspace), methods=locks, environment=environment)
+            _end_session(ledger, name, session, True, store, workspace)
+        _say_failures(store, watch)
+        payload = Close(records=_commit(store, workspace), methods=fingerprint.methods(study.protocol),
+                        environment=fingerprint.environment(device))
         return ledger.append(name, "close", payload, allow=guard(name, "close"))
+
+
+def _is_complete(state: StudyState) -> bool:
+    return bool(state.sessions) and state.sessions[-1][1].complete
+
+
+def _consume(ledger: Ledger, name: str, expected: list, store: RecordStore, device: str) -> None:
+    if store.done:
+        raise DriftError(f"{store.path} holds {len(store.done)} held-out records, but the split was never consumed; "
+                         "move the file away and find out where it comes from")
+    payload = Consume(expected=len(expected), keys=keys_root(expected), environment=fingerprint.environment(device))
+    ledger.append(name, "consume", payload, allow=guard(name, "consume"))
+
+
+def _end_session(ledger: Ledger, name: str, session: int, complete: bool, store: RecordStore, space: Workspace) -> None:
+    payload = Records(session=session, complete=complete, records=_commit(store, space))
+    ledger.append(name, "records", payload, allow=guard(name, "records"))
+
+
+def _say_failures(store: RecordStore, watch: Watch) -> None:
+    """Failed trials count as wrong; they are not outcomes, so naming them does not unblind."""
+    failed = [r for r in store.read() if r.failure]
+    for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
+        faults = list(group)
+        first = faults[0].failure
+        watch.say(f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} failed and count as wrong; the "
+                  f"first said {first.error}: {first.message}")
 
 
 def _reopen(workspace: Workspace, registered, device: str) -> Study:

@@ -101,7 +101,8 @@ def check_methods(protocol: Protocol, locks: list) -> None:
 def facts(study: Study, device: str, warnings: list[str]) -> Register:
     """The registration's payload, measured now."""
     prompts = [p.prompt for split in (study.dev, study.heldout) for p in split.problems]
-    locks = [models.lock(m, study.workspace, device, prompts) for m in study.protocol.models]
+    new = study.protocol.generation.max_new_tokens
+    locks = [models.lock(m, study.workspace, device, prompts, new) for m in study.protocol.models]
     check_methods(study.protocol, locks)
     return Register(
         protocol_path=study.workspace.relative(study.loaded.path),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fractions import Fraction
 
 from cask_eval.decide.budgets import Lengths, matched_choice, measured, reference_choice, text
-from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
+from cask_eval.decide.selection import arm_of, choose, rule, scores
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.errors import MethodError, StateError
 from cask_eval.ledger.events import ArmChoice, DevRun, ScheduleLock, Select
@@ -33,9 +33,9 @@ def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longes
         fault = next((r.failure for r in baseline_records if r.failure), None)
         raise StateError(f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
                          + (f"; the first said {fault.error}: {fault.message}" if fault else "")) from None
-    out = {matched_key("baseline", ""): baseline(protocol, cell, mean)}
+    out = {"": baseline(protocol, cell, mean)}
     for config, _ in configs(protocol.candidate):
-        out[matched_key("candidate", config)] = _matched(protocol, cell, "candidate", config, lengths, mean)
+        out[config] = _matched(protocol, cell, "candidate", config, lengths, mean)
     controls = {c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls}
     for arm, choice in [*((name or "baseline", c) for name, c in out.items()), *controls.items()]:
         method = load_preset(choice.preset).make(choice.preset, dict(choice.params))
@@ -56,8 +56,8 @@ def select(protocol: Protocol, dev_ids: list[str], records: list[Record], dev: D
         lengths, mean = measured(r for r in records if r.cell == cell.name and r.arm == "baseline")
         ran = dev.matched[cell.name]
         arms[cell.name] = {
-            "baseline": ran[matched_key("baseline", "")],
-            "candidate": ran[matched_key("candidate", chosen[cell.name])],
+            "baseline": ran[""],
+            "candidate": ran[chosen[cell.name]],
             **{c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls},
         }
     stated = {cell: {name: text(score) for name, score in row.items()} for cell, row in table.items()}

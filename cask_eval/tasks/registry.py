@@ -25,5 +25,5 @@ def load(name: str) -> Any:
         if point.name == name:
             return point.load()
     near = difflib.get_close_matches(name, available(), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise SplitError(f"task {name!r} is not installed{hint} Installed: {', '.join(available()) or 'none'}")
+    hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(available()) or 'none installed'}"
+    raise SplitError(f"no task is called {name!r}; {hint}")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cask_eval.decide.selection import choose, matched_key, scores
+from cask_eval.decide.selection import choose, scores
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Protocol
 
@@ -80,7 +80,6 @@ def test_words_tie_by_their_place():
     assert choose(p, {A: row, B: row}) == dict.fromkeys((A, B), "mode=2,k=3")
 
 
-def test_the_baseline_and_an_untuned_candidate_have_different_names():
-    assert {matched_key("baseline", ""), matched_key("candidate", ""), matched_key("candidate", "k=1")} == {
-        "", "candidate", "k=1",
-    }  # fmt: skip
+def test_an_untuned_candidate_has_a_configuration_of_its_own():
+    # "" is the baseline's key in `DevRun.matched`
+    assert [name for name, _ in configs(protocol({}).candidate)] == ["untuned"]

@@ -1,11 +1,10 @@
 """A small real study on the embedded model, run once per session up to each state and copied from there."""
 
-import json
 import shutil
 
 import pytest
-import yaml_edit
 from click.testing import CliRunner
+from study_files import digits, replace
 
 from cask_eval.cli import cli
 
@@ -34,7 +33,7 @@ def fresh(tmp_path_factory, cask):
         (root / "splits" / f"chain-{role}.json").unlink()
         cask("split", "freeze", root / "splits" / f"chain-{role}.json", "--task", "chain", "--role", role,
              "--param", f"seed={seed}", "--param", f"count={count}")
-    yaml_edit.replace(root, "small", {
+    replace(root, "small", {
         '  - {id: "embedded:chain-m", name: chain-m, dtype: float32, calibration: bundled}\n': "",
         "  - {name: full, preset: fullkv}\n": "",
         "budgets: [64, 96]": "budgets: [64]",
@@ -68,11 +67,6 @@ def closed(tuned, tmp_path_factory, cask):
 @pytest.fixture
 def copy(tmp_path):
     return lambda root: shutil.copytree(root, tmp_path / "ws")
-
-
-def digits(root) -> str:
-    first = json.loads((root / "prereg" / "ledger.jsonl").read_text().splitlines()[0])
-    return first["payload"]["protocol_digest"][7:17]
 
 
 def _copy(root, factory):

@@ -8,10 +8,9 @@ import sys
 import time
 
 import pytest
-import yaml_edit
-from conftest import digits
+from study_files import digits, replace
 
-from cask_eval.errors import ConsumedError, DriftError, MethodError, ModelError, ProtocolError, SplitError, StateError
+from cask_eval.errors import CaskError, ConsumedError, DriftError, MethodError, ModelError, ProtocolError, SplitError, StateError
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.records.store import RecordStore
@@ -84,7 +83,7 @@ def test_a_study_is_registered_once(registered, copy, cask):
 ])
 def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
     root = copy(tuned)
-    yaml_edit.replace(root, "small", change)
+    replace(root, "small", change)
     with pytest.raises(DriftError):
         cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
     assert state(root).consume is None
@@ -114,6 +113,7 @@ def test_changed_methods_stop_the_run(tuned, copy, cask, monkeypatch):
     ({"embedded:chain-s": "embedded:chain-x"}, ModelError, "chain-x"),
     ({"embedded:chain-s": "org/model"}, ModelError, "revision is missing"),
     ({"preset: alpha": "preset: alhpa"}, MethodError, "did you mean alpha"),
+    ({"max_new_tokens: 300": "max_new_tokens: 9000"}, ModelError, "exceed the 2048 positions"),
     ({"tune: {lambda:": "tune: {lamda:"}, MethodError, "unknown parameter 'lamda'"),
     ({"splits/chain-dev.json": "splits/nowhere.json"}, SplitError, "does not exist"),
     ({"splits/chain-dev.json": "splits/chain-heldout.json"}, SplitError, "not the dev split"),
@@ -122,7 +122,7 @@ def test_changed_methods_stop_the_run(tuned, copy, cask, monkeypatch):
 ])
 def test_registration_refuses_what_could_not_be_run(fresh, copy, cask, changes, error, message):
     root = copy(fresh)
-    yaml_edit.replace(root, "small", changes)
+    replace(root, "small", changes)
     with pytest.raises(error, match=message):
         cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
     assert not (root / "prereg" / "ledger.jsonl").exists()
@@ -131,7 +131,7 @@ def test_registration_refuses_what_could_not_be_run(fresh, copy, cask, changes, 
 def test_a_matched_budget_that_cannot_hold_the_prompt_stops_before_held_out_is_consumed(fresh, copy, cask):
     root = copy(fresh)
     # At this delta random eviction reaches the baseline's mean cache only with a budget smaller than the prompt.
-    yaml_edit.replace(root, "small", {"preset: random_pp, params: {delta: 16}": "preset: random_pp, params: {delta: 96}"})
+    replace(root, "small", {"preset: random_pp, params: {delta: 16}": "preset: random_pp, params: {delta: 96}"})
     cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
     with pytest.raises(MethodError, match="cell chain-s/b64, arm random, matched from budget 64 .* are protected"):
         cask("-C", root, "tune", "--device", "cpu")
@@ -172,10 +172,13 @@ def test_analysis_again_is_the_same_and_changed_records_are_refused(closed, copy
 def test_gate_tells_a_null_result_from_a_met_branch(tuned, copy, cask):
     root = copy(tuned)
     result = cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu", "--gate",
-                  "--json")
+                  "A", "--json")
     # --json output is one document on stdout; progress goes to stderr
     branch = json.loads(result.stdout)["branch"]
-    assert result.return_value == (10 if branch == "C" else 0)
+    assert result.return_value == (0 if branch == "A" else 10)
+    assert cask("-C", root, "analyze", "--gate", branch).return_value == 0
+    with pytest.raises(CaskError, match="no such branch; it has A, C"):
+        cask("-C", root, "analyze", "--gate", "Z")
 
 
 def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, copy, cask, monkeypatch):
@@ -199,6 +202,30 @@ def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, cop
     assert [(r.arm, r.failure.kind, r.failure.message, r.grade.correct) for r in failed] == [
         ("random", "method", "poisoned", False)]
     assert len(records(root, "heldout")) == 30
+    assert cask("-C", root, "verify", "--require", "L0").return_value == 0
+
+
+def test_a_candidate_that_always_fails_is_not_confirmed(registered, copy, cask, monkeypatch):
+    from cask_methods.selectors.diverse import Diverse
+
+    def broken(self, scores, candidates, quota, entries):
+        raise TypeError("no such thing")
+
+    root = copy(registered)
+    monkeypatch.setattr(Diverse, "select", broken)
+    with pytest.raises(StateError, match="every dev trial of the candidate .* TypeError: no such thing"):
+        cask("-C", root, "tune", "--device", "cpu")
+    assert state(root).select is None
+
+
+def test_a_crash_before_the_analysis_costs_nothing(closed, copy, cask):
+    root = copy(closed)
+    ledger = root / "prereg" / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
+    (row,) = json.loads(cask("-C", root, "status", "--json").output)
+    assert row["next"] == "cask-eval analyze small"
+    cask("-C", root, "confirm", "small", "--split", "heldout")
+    assert state(root).analysis is not None
     assert cask("-C", root, "verify", "--require", "L0").return_value == 0
 
 

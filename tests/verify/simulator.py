@@ -15,7 +15,7 @@ from typing import Any
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.budgets import matched_choice, measured, reference_choice
-from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
+from cask_eval.decide.selection import arm_of, choose, rule, scores
 from cask_eval.ledger.events import (
     Analysis,
     ArmChoice,
@@ -85,7 +85,8 @@ VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
 SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20}
 
 MODELS = [
-    ModelLock(name=name, id=f"embedded:{name}", digest=digest(name), files={"model.safetensors": digest(name)},
+    ModelLock(name=name, id=f"embedded:{name}", files={"model.safetensors": digest(name)},
+              digest=digest({"files": {"model.safetensors": digest(name)}, "dtype": "float32"}),
               chat_template=None, calibration=None, layers=2, kv_heads=2, entry_bytes=64, max_prompt_tokens=20)
     for name in ("one", "two")
 ]  # fmt: skip
@@ -189,7 +190,7 @@ def build(root: Path) -> Workspace:
             for config, _ in configs(protocol.candidate):
                 choice = matched_choice(*arm_of(protocol, "candidate", config), every_step, lengths, mean,
                                         nominal=cell.budget)  # fmt: skip
-                row[matched_key("candidate", config)] = choice
+                row[config] = choice
                 runs += [record(protocol, registration, k, choice, config) for k in own if k[3] == config and config]
             dev.append(runs)
             matched[cell.name] = row

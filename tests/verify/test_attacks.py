@@ -470,6 +470,13 @@ def method_package_added(root):
 
 
 @attack("V15", clever=True)
+def another_models_files_under_the_locked_digest(root):
+    forger = Forger(root)
+    forger.event("register")["models"][0]["files"]["model.safetensors"] = digest("another model")
+    forger.resign().write()
+
+
+@attack("V15", clever=True)
 def library_changed_before_the_heldout_run(root):
     forger = Forger(root)
     forger.event("consume")["environment"]["packages"]["torch"] = "2.7.0"
@@ -994,7 +1001,9 @@ def tokenizer(root, tmp_path, monkeypatch):
     (tmp_path / "one" / "tokenizer.json").write_bytes(data)
     monkeypatch.setattr(tokens, "EMBEDDED", tmp_path)
     forger = Forger(root)
-    forger.event("register")["models"][0]["files"]["tokenizer.json"] = digest_bytes(data)
+    lock = forger.event("register")["models"][0]
+    lock["files"]["tokenizer.json"] = digest_bytes(data)
+    lock["digest"] = digest({"files": lock["files"], "dtype": "float32"})
     forger.resign().write()
     assert not verify(root, STUDY).failed
     return root

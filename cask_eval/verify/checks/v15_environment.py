@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cask_eval.canonical import digest
 from cask_eval.ledger.events import Environment
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
@@ -15,6 +16,10 @@ def v15(e: Evidence) -> Iterator[str]:
         yield from _differences(event, e.register.environment, environment)
     if [(m.name, m.id) for m in e.register.models] != [(m.name, m.id) for m in e.protocol.models]:
         yield "the locked models are not the protocol's"
+    dtypes = {m.name: m.dtype for m in e.protocol.models}
+    for lock in e.register.models:
+        if lock.name in dtypes and lock.digest != digest({"files": lock.files, "dtype": dtypes[lock.name]}):
+            yield f"{lock.name}: the model's digest is not that of its files and dtype"
 
 
 def _differences(event: str, before: Environment, after: Environment) -> Iterator[str]:

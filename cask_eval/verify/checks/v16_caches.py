@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from cask_eval.decide.budgets import matched_choice, measured, reference_choice, schedule_of
-from cask_eval.decide.selection import matched_key
 from cask_eval.ledger.events import ArmChoice, ModelLock
 from cask_eval.records.model import Record
 from cask_eval.residency import Residency, Schedule, walk
@@ -36,7 +35,7 @@ def _accounts(e: Evidence) -> Iterator[str]:
             yield f"{where}: its model is not locked"
             continue
         if r.phase == "dev":
-            choice = e.dev_run.matched.get(r.cell, {}).get(matched_key(r.arm, r.config))
+            choice = e.dev_run.matched.get(r.cell, {}).get(r.config)
         else:
             choice = e.select.arms.get(r.cell, {}).get(r.arm)
         if choice is None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cask_eval.decide.budgets import text
-from cask_eval.decide.selection import arm_of, choose, matched_key, rule, scores
+from cask_eval.decide.selection import arm_of, choose, rule, scores
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Param
@@ -46,7 +46,7 @@ def _arms(e: Evidence) -> Iterator[str]:
     if sorted(e.select.arms) != sorted(cells) or sorted(e.dev_run.matched) != sorted(cells):
         yield "the frozen arms are not those of the registered cells"
     runs = {"": ("baseline", "")}
-    runs |= {matched_key("candidate", name): ("candidate", name) for name, _ in configs(e.protocol.candidate)}
+    runs |= {name: ("candidate", name) for name, _ in configs(e.protocol.candidate)}
     for cell in cells:
         tuned, frozen = e.dev_run.matched.get(cell, {}), e.select.arms.get(cell, {})
         if tuned.keys() != runs.keys():
@@ -65,7 +65,7 @@ def _arms(e: Evidence) -> Iterator[str]:
             if arm not in e.protocol.arms:
                 continue
             if arm in ("baseline", "candidate"):
-                if choice != tuned.get(matched_key(arm, config)):
+                if choice != tuned.get("" if arm == "baseline" else config):
                     yield f"{cell}/{arm}: what was frozen is not what ran on the dev split"
             elif (choice.preset, choice.params) != arm_of(e.protocol, arm, ""):
                 yield f"{cell}/{arm}: another preset or other parameters than registered"
