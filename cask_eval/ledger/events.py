@@ -32,7 +32,7 @@ class PackageLock(Strict):
 
 class ModelLock(Strict):
     """A model as loaded. `files` maps file name → digest; `digest` covers them all. Sizes are the geometry that the
-    residency accounts are checked against."""
+    residency accounts are checked against; `stop_ids` are the tokens that end an output."""
 
     name: Name
     id: str
@@ -44,6 +44,7 @@ class ModelLock(Strict):
     kv_heads: Annotated[int, Field(ge=1)]
     entry_bytes: Annotated[int, Field(ge=1)]
     max_prompt_tokens: Annotated[int, Field(ge=1)]
+    stop_ids: list[Annotated[int, Field(ge=0)]]
 
 
 class Environment(Strict):

@@ -104,6 +104,7 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], ma
         kv_heads=shape.kv_heads,
         entry_bytes=shape.entry_bytes,
         max_prompt_tokens=longest,
+        stop_ids=sorted(stop_ids(decoder, tokenizer)),
     )
 
 

@@ -150,7 +150,7 @@ def events() -> list[Event]:
     commit = RecordsCommit(path="reports/alpha/heldout.jsonl", count=3000, merkle_root=digest("records"))
     split = SplitLock(path="splits/chain-heldout.json", digest=digest("split"), merkle_root=ZERO, count=250)
     model = ModelLock(name=SMALL, id="embedded:chain", digest=digest("model"), files={}, chat_template=None,
-                      calibration=None, layers=4, kv_heads=2, entry_bytes=128, max_prompt_tokens=96)
+                      calibration=None, layers=4, kv_heads=2, entry_bytes=128, max_prompt_tokens=96, stop_ids=[2])
     configs = ["lambda=0.1", "lambda=0.25", "lambda=0.5"]
     cells = [c.name for c in protocol().cells]
 

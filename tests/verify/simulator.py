@@ -80,6 +80,7 @@ SOURCES = {
 }
 PROBLEMS = {role: {p.id: p for p in chain.problems(source)} for role, source in SOURCES.items()}
 VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
+STOP = len(VOCABULARY)
 
 # How often an arm is right, in percent: by arm and configuration.
 SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20}
@@ -87,7 +88,7 @@ SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "l
 MODELS = [
     ModelLock(name=name, id=f"embedded:{name}", files={"model.safetensors": digest(name)},
               digest=digest({"files": {"model.safetensors": digest(name)}, "dtype": "float32"}),
-              chat_template=None, calibration=None, layers=2, kv_heads=2, entry_bytes=64, max_prompt_tokens=20)
+              chat_template=None, calibration=None, layers=2, kv_heads=2, entry_bytes=64, max_prompt_tokens=20, stop_ids=[STOP])
     for name in ("one", "two")
 ]  # fmt: skip
 METHODS = [PackageLock(name="cask-methods", version="0.1.0", digest=digest("methods"))]
@@ -122,7 +123,8 @@ def record(
         output = " ".join((output.split()[:20] * 9)[:CAP])
     if status == "failed":
         output = ""
-    tokens, prompt = len(output.split()), len(problem.prompt.split())
+    ids = ids_of(output, status)
+    tokens, prompt = len(ids), len(problem.prompt.split())
     lock = next(m for m in MODELS if m.name == cell.split("/")[0])
     geometry = {"layers": lock.layers, "kv_heads": lock.kv_heads, "entry_bytes": lock.entry_bytes}
     schedule = Schedule(choice.schedule.trigger, choice.schedule.budget, choice.schedule.delta, choice.schedule.prompt)
@@ -145,7 +147,7 @@ def record(
         "prompt_tokens": prompt,
         "output_tokens": tokens,
         "output": output,
-        "output_ids": [VOCABULARY[w] for w in output.split()],
+        "output_ids": ids,
         "grade": asdict(grade),
         "residency": account.to_json() if account else None,
         "kept_min": kept,
@@ -342,10 +344,15 @@ class Forger:
         return self.space
 
 
+def ids_of(output: str, status: str) -> list[int]:
+    """The token ids of an output; one that finished ends with the stop token."""
+    return [VOCABULARY[w] for w in output.split()] + [STOP] * (status == "finished")
+
+
 def regrade(r: dict, output: str) -> None:
     """Give a record another output, with its true grade and ids; its length is left for the caller to fit."""
     grade = chain.grade(PROBLEMS[r["phase"]][r["problem"]], output)
-    r.update(output=output, output_ids=[VOCABULARY[w] for w in output.split()], grade=asdict(grade))
+    r.update(output=output, output_ids=ids_of(output, r["status"]), grade=asdict(grade))
 
 
 def committed(records: list[dict], phase: str) -> dict:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from simulator import CAP, PROBLEMS, STUDY, VOCABULARY, Forger, line, output_of, read_lines, regrade
+from simulator import CAP, PROBLEMS, STOP, STUDY, VOCABULARY, Forger, line, output_of, read_lines, regrade
 
 from cask_eval.canonical import digest, digest_bytes
 from cask_eval.protocol.keys import keys_root
@@ -995,7 +995,8 @@ def test_a_source_that_asks_for_many_more_than_there_are_is_not_followed(root):
 @pytest.fixture
 def tokenizer(root, tmp_path, monkeypatch):
     """The first model's tokenizer is at hand: a list of words, as the embedded models have."""
-    words = {"model": {"type": "WordLevel", "vocab": VOCABULARY}, "decoder": None, "added_tokens": []}
+    words = {"model": {"type": "WordLevel", "vocab": VOCABULARY}, "decoder": None,
+             "added_tokens": [{"id": STOP, "special": True}]}
     (tmp_path / "one").mkdir()
     data = json.dumps(words).encode()
     (tmp_path / "one" / "tokenizer.json").write_bytes(data)

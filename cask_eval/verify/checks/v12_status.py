@@ -1,47 +1,37 @@
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from cask_eval.records.model import Record
 from cask_eval.verify.check import Note, check
 from cask_eval.verify.evidence import Evidence
 
 
-@check("V12", "statuses consistent", "protocol", "dev", "heldout")
+@check("V12", "statuses consistent", "register", "protocol", "dev", "heldout")
 def v12(e: Evidence) -> Iterator[str]:
     """A failed trial says why, has no output and is wrong; any other has output, account and no failure; truncated
-    means at the length cap."""
-    assert e.protocol and e.dev and e.heldout
+    means at the length cap, finished that a stop token came last."""
+    assert e.register and e.protocol and e.dev and e.heldout
     cap = e.protocol.generation.max_new_tokens
     records = (*e.dev.records, *e.heldout.records)
-    stops = _stops(records, cap)
+    of_model = {m.name: set(m.stop_ids) for m in e.register.models}
+    stops = {cell.name: of_model.get(cell.model, set()) for cell in e.protocol.cells}
     failed = 0
     for r in records:
         failed += r.status == "failed"
-        for what in (*_faults(r, cap), *_relabelled(r, cap, stops[_model(r)])):
+        for what in (*_faults(r, cap), *_ending(r, stops.get(r.cell, set()))):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample} ({r.status}): {what}"
     if failed:
         yield Note(f"{failed} trials failed and count as wrong; that they failed is the author's word")
 
 
-def _stops(records: Iterable[Record], cap: int) -> dict[str, set[int]]:
-    """By model, the token ids that trials ended with before they reached the cap: only a stop id does that."""
-    stops: dict[str, set[int]] = defaultdict(set)
-    for r in records:
-        if r.status == "finished" and r.output_ids and len(r.output_ids) < cap:
-            stops[_model(r)].add(r.output_ids[-1])
-    return stops
-
-
-def _model(r: Record) -> str:
-    return r.cell.partition("/")[0]
-
-
-def _relabelled(r: Record, cap: int, stops: set[int]) -> Iterator[str]:
-    """A trial that was cut off is not finished, which would hide it from the limit on cut-off trials."""
-    if stops and r.status == "finished" and len(r.output_ids) >= cap and r.output_ids[-1] not in stops:
-        yield f"stopped at the cap of {cap} tokens without a stop token, so it was truncated"
+def _ending(r: Record, stops: set[int]) -> Iterator[str]:
+    """A trial is finished if, and only if, its last token and no other is a stop token of its model."""
+    if r.output_ids and r.status != "failed":
+        if (r.output_ids[-1] in stops) != (r.status == "finished"):
+            yield "its last token is " + ("a stop token" if r.output_ids[-1] in stops else "no stop token of the model")
+        if stops.intersection(r.output_ids[:-1]):
+            yield "it goes on after a stop token"
 
 
 def _faults(r: Record, cap: int) -> Iterator[str]:
