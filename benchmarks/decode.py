@@ -63,8 +63,9 @@ def transformers_generate(model, prompts, new, batch, pad) -> float:
             longest = max(map(len, rows))
             ids = torch.tensor([[pad] * (longest - len(r)) + list(r) for r in rows], device=model.device)
             mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=model.device)
-            model.generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False,
-                           pad_token_id=pad)
+            model.generate(
+                ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=pad
+            )
     return total[0]
 
 
@@ -94,16 +95,26 @@ def main() -> None:
 
     def add(name, batch, run, count):
         best = min((run() for _ in range(args.repeat)), key=lambda r: r[0])
-        rows.append({"run": name, "batch": batch, "tokens_per_s": round(count * args.new / best[0], 1),
-                     "event_share": round(best[1] / best[0], 4)})
+        rows.append(
+            {
+                "run": name,
+                "batch": batch,
+                "tokens_per_s": round(count * args.new / best[0], 1),
+                "event_share": round(best[1] / best[0], 4),
+            }
+        )
         print(f"{name:26} batch {batch:4d} {rows[-1]['tokens_per_s']:10.1f} tokens/s   events {best[1] / best[0]:6.1%}")
 
     model.set_attn_implementation("sdpa")
     pad = tokenizer.pad_token_id or 0
     add("transformers generate", 1, lambda: (transformers_generate(model, few, args.new, 1, pad), 0.0), len(few))
     for batch in args.slots[1:]:
-        add("transformers generate", batch,
-            lambda batch=batch: (transformers_generate(model, prompts, args.new, batch, pad), 0.0), len(prompts))
+        add(
+            "transformers generate",
+            batch,
+            lambda batch=batch: (transformers_generate(model, prompts, args.new, batch, pad), 0.0),
+            len(prompts),
+        )
     model.set_attn_implementation(NAME)
     presets = {"fullkv": {}, "recency": {"delta": args.delta}, "random_pp": {"delta": args.delta}}
     if calibration is not None:
@@ -112,9 +123,12 @@ def main() -> None:
         policy = registry.load(preset).make(preset, params).bind(shape, str(calibration) if calibration else None)
         for slots in args.slots:
             some = few if slots == 1 else prompts
-            add(f"engine {preset}", slots,
+            add(
+                f"engine {preset}",
+                slots,
                 lambda policy=policy, some=some, slots=slots: engine(model, policy, args.budget, some, args.new, slots),
-                len(some))
+                len(some),
+            )
 
     speed = {(r["run"], r["batch"]): r["tokens_per_s"] for r in rows}
     print("\nratios, same run")
@@ -122,8 +136,10 @@ def main() -> None:
         if name.startswith("engine"):
             one = value / speed["transformers generate", 1]
             same = speed.get(("transformers generate", batch))
-            print(f"{name:26} batch {batch:4d}  {one:6.2f} × generate() at batch 1"
-                  + (f"   {value / same:5.2f} × generate() at batch {batch}" if same and batch > 1 else ""))
+            print(
+                f"{name:26} batch {batch:4d}  {one:6.2f} × generate() at batch 1"
+                + (f"   {value / same:5.2f} × generate() at batch {batch}" if same and batch > 1 else "")
+            )
     if args.json:
         about = {"torch": torch.__version__, "device": str(model.device), "threads": args.threads, **vars(args)}
         with open(args.json, "w", encoding="utf-8") as f:

@@ -51,9 +51,7 @@ def digest_text(data: bytes) -> str:
 
 def digest_tree(root: Path, suffixes: Sequence[str] = (".py",)) -> str:
     """Digest of a source tree: sorted POSIX paths with their text digests; caches and other files are left out."""
-    files = sorted(
-        p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes and "__pycache__" not in p.parts
-    )
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes and "__pycache__" not in p.parts)
     return digest({p.relative_to(root).as_posix(): digest_text(p.read_bytes()) for p in files})
 
 

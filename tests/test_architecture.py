@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cask_eval"
 
-# What each room may import. `errors`, `canonical`, `residency`, `jsonl`, `workspace` are the floor below them all.
-FLOOR = {"errors", "canonical", "residency", "jsonl", "workspace", "embedded"}
+# What each room may import. `errors`, `canonical`, `fields`, `residency`, `jsonl`, `workspace` are the floor below them all.
+FLOOR = {"errors", "canonical", "fields", "residency", "jsonl", "workspace", "embedded"}
 FOUNDATION = ["protocol", "splits", "ledger", "records", "stats", "decide", "tasks"]
 MAY_IMPORT = {
     "protocol": set(),
@@ -120,10 +120,15 @@ print('CPU', time.process_time(), file=sys.stderr)
 
 @pytest.mark.slow
 def test_a_wheel_installs_two_packages_and_their_data(tmp_path):
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"cask_eval", "cask_methods"}
-    for needed in ("cask_eval/report/templates/report.html", "cask_eval/embedded/chain-s/model.safetensors",
-                   "cask_eval/embedded/chain-s/calibration.safetensors"):
+    for needed in (
+        "cask_eval/report/templates/report.html",
+        "cask_eval/embedded/chain-s/model.safetensors",
+        "cask_eval/embedded/chain-s/calibration.safetensors",
+    ):
         assert needed in names

@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from cask_eval.canonical import canonical, digest, digest_tree, loads, merkle_root
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner,
-                                                                max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -32,10 +37,17 @@ def test_what_has_no_canonical_form_is_refused(value):
         canonical(value)
 
 
-@pytest.mark.parametrize("text, message", [
-    ('{"a": 1, "a": 2}', "duplicate key 'a'"), ("NaN", "NaN"), ("[Infinity]", "Infinity"), ("0.5", "decimal strings"),
-    ("1e3", "decimal strings"), ("[" * 100_000, "nested too deeply"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ("NaN", "NaN"),
+        ("[Infinity]", "Infinity"),
+        ("0.5", "decimal strings"),
+        ("1e3", "decimal strings"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
 def test_loopholes_of_json_are_shut(text, message):
     with pytest.raises(ValueError, match=message):
         loads(text)

@@ -15,7 +15,9 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_command_of_the_readme_exists():
-    shown = "\n".join(block or inline for block, inline in re.findall(r"```sh\n(.*?)```|`(cask-eval [^`]*)`", README, re.S))
+    shown = "\n".join(
+        block or inline for block, inline in re.findall(r"```sh\n(.*?)```|`(cask-eval [^`]*)`", README, re.S)
+    )
     named = set(re.findall(r"cask-eval (?:-C \S+ )?([a-z]+)", shown))
     assert named <= COMMANDS.keys() and {"register", "confirm", "verify"} <= named
     for name in named:

@@ -32,8 +32,14 @@ def test_ten_steps_by_hand():
     assert account.payload_bytes == account.entries * 8
 
 
-@given(st.sampled_from(TRIGGERS), st.integers(1, 40), st.integers(1, 20), st.sampled_from(PROMPTS), st.integers(1, 60),
-       st.integers(0, 150))
+@given(
+    st.sampled_from(TRIGGERS),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.sampled_from(PROMPTS),
+    st.integers(1, 60),
+    st.integers(0, 150),
+)
 def test_the_walk_is_the_count(trigger, budget, delta, prompt_policy, prompt, steps):
     schedule = Schedule(trigger, budget, delta, prompt_policy)
     if prompt_policy == "pinned" and prompt >= budget:
@@ -46,13 +52,16 @@ def test_the_walk_is_the_count(trigger, budget, delta, prompt_policy, prompt, st
     assert steps == 0 or account.peak_entries <= schedule.capacity(prompt, steps + 1)
 
 
-@pytest.mark.parametrize("schedule, prompt, steps, mean", [
-    (Schedule("slack", 64, 128, "compete"), 120, 3000, 129),
-    (Schedule("every_step", 64, 1, "compete"), 120, 3000, 65),
-    (Schedule("slack", 512, 512, "pinned"), 120, 1000, 571),
-    (Schedule("slack", 512, 512, "pinned"), 120, 8000, 744),
-    (Schedule("slack", 128, 128, "pinned"), 60, 100_000, 192),
-])
+@pytest.mark.parametrize(
+    "schedule, prompt, steps, mean",
+    [
+        (Schedule("slack", 64, 128, "compete"), 120, 3000, 129),
+        (Schedule("every_step", 64, 1, "compete"), 120, 3000, 65),
+        (Schedule("slack", 512, 512, "pinned"), 120, 1000, 571),
+        (Schedule("slack", 512, 512, "pinned"), 120, 8000, 744),
+        (Schedule("slack", 128, 128, "pinned"), 60, 100_000, 192),
+    ],
+)
 def test_nominal_budgets_are_not_mean_caches(schedule, prompt, steps, mean):
     assert abs(walk(schedule, prompt, steps).mean - mean) < Fraction(1, 2)
 
@@ -61,10 +70,15 @@ def test_a_trial_without_decode_steps_counts_with_its_prompt():
     assert walk(Schedule("slack", 8, 4, "pinned"), 5, 0).mean == 5
 
 
-@pytest.mark.parametrize("events, message", [
-    ([(5, 99, 4)], "99 entries, but"), ([(5, 8, 9)], "leaves 9 of 8"), ([(30, 8, 4)], "beyond the last"),
-    ([(5, 8, 4), (3, 8, 4)], "out of order"),
-])
+@pytest.mark.parametrize(
+    "events, message",
+    [
+        ([(5, 99, 4)], "99 entries, but"),
+        ([(5, 8, 9)], "leaves 9 of 8"),
+        ([(30, 8, 4)], "beyond the last"),
+        ([(5, 8, 4), (3, 8, 4)], "out of order"),
+    ],
+)
 def test_an_account_that_contradicts_itself_is_refused(events, message):
     with pytest.raises(ValueError, match=message):
         Residency(1, 1, 8, 3, 20, events).tally()

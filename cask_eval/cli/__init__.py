@@ -72,8 +72,16 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cask-eval")
-@click.option("-C", "--workspace", "folder", metavar="DIR", default=".", show_default=True,
-              type=click.Path(exists=True), help="A folder inside the workspace (the folder that holds prereg/).")
+@click.option(
+    "-C",
+    "--workspace",
+    "folder",
+    metavar="DIR",
+    default=".",
+    show_default=True,
+    type=click.Path(exists=True),
+    help="A folder inside the workspace (the folder that holds prereg/).",
+)
 @click.pass_context
 def cli(ctx: click.Context, folder: str) -> None:
     """Pre-registered evaluation of KV-cache compression.

@@ -14,14 +14,23 @@ from cask_eval.errors import CaskError
 @click.option("--model", "model_id", help="embedded:NAME, a local folder, or a hub id.")
 @click.option("--revision", default=None, help="Commit of a hub id.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--split", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="A dev manifest; its problems are solved with the full cache.")
+@click.option(
+    "--split",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A dev manifest; its problems are solved with the full cache.",
+)
 @click.option("--method", default="triattention", show_default=True, help="Whose statistics.")
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(1), help="Problems used at most.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
-@click.option("--import", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Convert an official statistics file (.pt) instead of measuring.")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="A .safetensors file.")
+@click.option(
+    "--import",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Convert an official statistics file (.pt) instead of measuring.",
+)
+@click.option(
+    "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="A .safetensors file."
+)
 @device_options
 @click.pass_context
 def command(ctx, model_id, revision, dtype, split, method, limit, max_new_tokens, source, out, device, slots) -> None:
@@ -41,8 +50,16 @@ def command(ctx, model_id, revision, dtype, split, method, limit, max_new_tokens
         say(f"imported {source}")
     elif model_id and split:
         model = Model(id=model_id, name="model", revision=revision, dtype=dtype)
-        statistics, tokens = measure(workspace(ctx), model, read(split), method, limit=limit,
-                                     max_new_tokens=max_new_tokens, device=device, slots=slots)
+        statistics, tokens = measure(
+            workspace(ctx),
+            model,
+            read(split),
+            method,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            device=device,
+            slots=slots,
+        )
         say(f"{tokens:,} tokens of {model_id}")
     else:
         raise CaskError("give --model and --split to measure, or --import FILE to convert")

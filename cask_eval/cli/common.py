@@ -49,8 +49,10 @@ def locked_protocol(register: Register) -> Protocol:
         return Protocol.model_validate(register.protocol)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise LedgerError(f"the registered protocol is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
-                          "restore the ledger from version control") from None
+        raise LedgerError(
+            f"the registered protocol is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            "restore the ledger from version control"
+        ) from None
 
 
 def say(text: str) -> None:
@@ -79,8 +81,10 @@ def resolve_device(name: str) -> str:
     try:
         import torch
     except ImportError:
-        raise CaskError("this command runs models and needs torch and transformers; "
-                        "install them with: pip install 'cask-eval[bench]'") from None
+        raise CaskError(
+            "this command runs models and needs torch and transformers; "
+            "install them with: pip install 'cask-eval[bench]'"
+        ) from None
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise CaskError(f"--device {name}: is no device that studies run on; use auto, cpu, cuda or cuda:N")
     if name == "auto":
@@ -96,15 +100,28 @@ def resolve_device(name: str) -> str:
 def watch(title: str) -> Iterator[Any]:
     """A `Watch` that shows trials done, tokens and the time left, never an accuracy."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from cask_eval.runner.steps import Watch
 
     console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"),
-               TextColumn("{task.fields[tokens]:,} tokens"), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trials"),
+        TextColumn("{task.fields[tokens]:,} tokens"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, tokens=0)
         count = 0

@@ -6,7 +6,18 @@ import sys
 
 import click
 
-from cask_eval.cli.common import device_options, gate_option, gated, json_option, print_json, quiet, say, study_argument, watch, workspace
+from cask_eval.cli.common import (
+    device_options,
+    gate_option,
+    gated,
+    json_option,
+    print_json,
+    quiet,
+    say,
+    study_argument,
+    watch,
+    workspace,
+)
 from cask_eval.cli.report import summary, write_report
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
@@ -18,14 +29,26 @@ DIGITS = 8
 @click.command("confirm")
 @study_argument
 @click.option("--split", required=True, type=click.Choice(["heldout"]), help="The split to consume.")
-@click.option("--yes", "digest", metavar="DIGEST", help=f"First {DIGITS} or more digits of the protocol digest; asked "
-              "for when missing.")
+@click.option(
+    "--yes",
+    "digest",
+    metavar="DIGEST",
+    help=f"First {DIGITS} or more digits of the protocol digest; asked for when missing.",
+)
 @gate_option
 @device_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, study: str | None, split: str, digest: str | None, gate: str | None, device: str, slots: int,
-            as_json: bool) -> int:
+def command(
+    ctx: click.Context,
+    study: str | None,
+    split: str,
+    digest: str | None,
+    gate: str | None,
+    device: str,
+    slots: int,
+    as_json: bool,
+) -> int:
     """Run every cell and arm of STUDY (default: the one that is tuned) on the held-out split, once, then analyse.
 
     A run that was cut off goes on inside the same attempt. Progress shows no accuracy.
@@ -60,11 +83,15 @@ def consume(space: Workspace, study: str | None, digest: str | None, device: str
         lock = state.register[1].splits["heldout"]
         protocol = state.register[1].protocol
         cells, arms = len(protocol["models"]) * len(protocol["budgets"]), 2 + len(protocol["controls"])
-        say(f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of study "
-            f"{name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}")
+        say(
+            f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of study "
+            f"{name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}"
+        )
         if not digest and not sys.stdin.isatty():
-            raise CaskError(f"nothing was consumed: there is no terminal to ask on, so give --yes with the first "
-                            f"{DIGITS} digits of the protocol digest")
+            raise CaskError(
+                f"nothing was consumed: there is no terminal to ask on, so give --yes with the first "
+                f"{DIGITS} digits of the protocol digest"
+            )
         _agree(digest or click.prompt(f"Type the first {DIGITS} digits of the digest to go on", err=True), wanted)
     elif digest:
         _agree(digest, wanted)
@@ -76,6 +103,7 @@ def consume(space: Workspace, study: str | None, digest: str | None, device: str
 def _agree(given: str, wanted: str) -> None:
     digits = given.strip().lower().removeprefix("sha256:")
     if len(digits) < DIGITS or not wanted.removeprefix("sha256:").startswith(digits):
-        raise CaskError(f"{given!r} does not begin the protocol digest {wanted}; nothing was consumed. "
-                        f"Give its first {DIGITS} digits or more")
-
+        raise CaskError(
+            f"{given!r} does not begin the protocol digest {wanted}; nothing was consumed. "
+            f"Give its first {DIGITS} digits or more"
+        )

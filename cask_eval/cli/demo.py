@@ -33,8 +33,10 @@ def command(folder: str, device: str, slots: int) -> int:
 
     root = Path(folder)
     if (root / "prereg" / "ledger.jsonl").exists():
-        raise CaskError(f"{root} holds a ledger already; a study is run once. `cask-eval -C {shlex.quote(str(root))} "
-                        f"status` says how to go on with it; for a new one name another folder, such as {root}-2")
+        raise CaskError(
+            f"{root} holds a ledger already; a study is run once. `cask-eval -C {shlex.quote(str(root))} "
+            f"status` says how to go on with it; for a new one name another folder, such as {root}-2"
+        )
     began = time.monotonic()
 
     def step(command: str) -> None:

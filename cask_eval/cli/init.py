@@ -30,15 +30,17 @@ def command(folder: str, study: str) -> None:
 
 def write_example(folder: Path, study: str) -> Path:
     """The protocol's path. Raises CaskError when it exists or the study's name is not one."""
-    from cask_eval.protocol.model import NAME
+    from cask_eval.fields import NAME
     from cask_eval.protocol.template import template
     from cask_eval.splits.freeze import freeze
     from cask_eval.splits.store import write
     from cask_eval.tasks import registry
 
     if not re.fullmatch(NAME, study):
-        raise CaskError(f"--study {study!r}: use lower-case letters, digits, '.', '_' and '-', at most 63 in all, "
-                        "beginning with a letter or digit")
+        raise CaskError(
+            f"--study {study!r}: use lower-case letters, digits, '.', '_' and '-', at most 63 in all, "
+            "beginning with a letter or digit"
+        )
     path = folder / "prereg" / f"{study}.yaml"
     if path.exists():
         raise CaskError(f"{path} exists and is not overwritten; choose another name or folder, or remove it")
@@ -48,7 +50,9 @@ def write_example(folder: Path, study: str) -> Path:
     for role, (seed, count) in SPLITS.items():
         source = {"seed": seed, "count": count}
         rule = f"items 0 to {count - 1} of seed {seed}, in order, at the task's default difficulty"
-        write(folder / "splits" / f"chain-{role}.json",
-              freeze(f"chain-{role}", "chain", role, source, rule, task.problems(source)))
+        write(
+            folder / "splits" / f"chain-{role}.json",
+            freeze(f"chain-{role}", "chain", role, source, rule, task.problems(source)),
+        )
     path.write_text(template(study), encoding="utf-8", newline="\n")
     return path

@@ -29,8 +29,14 @@ def command(protocol: Path, as_json: bool) -> int:
     findings = lint(loaded.protocol, count)
     power = describe_power(loaded.protocol, count) if count else None
     if as_json:
-        print_json({"digest": loaded.digest, "heldout": count, "power": power,
-                    "findings": [{"level": f.level, "field": f.field, "message": f.message} for f in findings]})
+        print_json(
+            {
+                "digest": loaded.digest,
+                "heldout": count,
+                "power": power,
+                "findings": [{"level": f.level, "field": f.field, "message": f.message} for f in findings],
+            }
+        )
     else:
         for f in findings:
             click.echo(f"{f.level}: {f.field}: {f.message}")

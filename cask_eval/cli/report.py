@@ -64,8 +64,9 @@ def _gather(space: Workspace, name: str, verified: bool = False):
         document = AnalysisDocument.model_validate(loads(path.read_bytes()))
     except ValueError as error:
         what = str(error).splitlines()[0]
-        raise DriftError(f"{path}: is no analysis document ({what}); move it away and run "
-                         f"`cask-eval analyze {name}`") from None
+        raise DriftError(
+            f"{path}: is no analysis document ({what}); move it away and run `cask-eval analyze {name}`"
+        ) from None
     if not verified:
         return gather(document, protocol, events)
     from cask_eval.verify.run import verify

@@ -22,12 +22,19 @@ def command() -> None:
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--task", required=True, help="Task plug-in.")
 @click.option("--role", type=click.Choice(["dev", "heldout"]), required=True)
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="What the task needs to make the problems.")
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="What the task needs to make the problems."
+)
 @click.option("--rule", default=None, help="How the items were drawn, in words.")
-@click.option("--disjoint-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
-              help="Manifests that must share no problem with this one.")
-def freeze(out: Path, task: str, role: str, params: tuple[str, ...], rule: str | None,
-           disjoint_from: tuple[Path, ...]) -> None:
+@click.option(
+    "--disjoint-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Manifests that must share no problem with this one.",
+)
+def freeze(
+    out: Path, task: str, role: str, params: tuple[str, ...], rule: str | None, disjoint_from: tuple[Path, ...]
+) -> None:
     """Write the manifest OUT: ids and digests of the problems that --param describes."""
     from cask_eval.splits import freeze as freezing
     from cask_eval.splits.disjoint import overlaps
@@ -41,8 +48,9 @@ def freeze(out: Path, task: str, role: str, params: tuple[str, ...], rule: str |
             raise CaskError(f"--param {name} is given twice, as {source[name]} and {value}; keep one")
         source[name] = value
     problems = _problems(registry.load(task), source, "--param")
-    manifest = freezing.freeze(out.stem, task, role, source, rule or "the problems that `source` describes, in order",
-                               problems)
+    manifest = freezing.freeze(
+        out.stem, task, role, source, rule or "the problems that `source` describes, in order", problems
+    )
     for other in disjoint_from:
         shared = overlaps(read(other), manifest)
         if shared:
@@ -61,8 +69,17 @@ def show(manifest: Path, as_json: bool) -> None:
 
     m = read(manifest)
     strata = dict(sorted(Counter(i.stratum for i in m.items).items()))
-    about = {"name": m.name, "task": m.task, "role": m.role, "source": m.source, "rule": m.rule,
-             "count": len(m.items), "strata": strata, "merkle_root": m.merkle_root, "digest": m.digest()}
+    about = {
+        "name": m.name,
+        "task": m.task,
+        "role": m.role,
+        "source": m.source,
+        "rule": m.rule,
+        "count": len(m.items),
+        "strata": strata,
+        "merkle_root": m.merkle_root,
+        "digest": m.digest(),
+    }
     if as_json:
         print_json(about)
     else:

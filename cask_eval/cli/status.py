@@ -6,6 +6,7 @@ import click
 
 from cask_eval.cli.common import command_line, json_option, print_json, study_argument, workspace
 
+
 @click.command("status")
 @study_argument
 @json_option
@@ -23,19 +24,23 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     for name, state in studies(events).items():
         if study and name != study:
             continue
-        rows.append({
-            "study": name,
-            "state": state.name,
-            "registered": state.register[0].time,
-            "registration": state.register[0].hash,
-            "protocol": state.register[1].protocol_digest,
-            "branch": state.analysis[1].branch if state.analysis else None,
-            "next": f"cask-eval {next_command(state)}",
-        })
+        rows.append(
+            {
+                "study": name,
+                "state": state.name,
+                "registered": state.register[0].time,
+                "registration": state.register[0].hash,
+                "protocol": state.register[1].protocol_digest,
+                "branch": state.analysis[1].branch if state.analysis else None,
+                "next": f"cask-eval {next_command(state)}",
+            }
+        )
     if as_json:
         print_json(rows)
     elif not rows:
         click.echo("no study is registered; write one with `cask-eval init`, lock it with `cask-eval register`")
     for r in [] if as_json else rows:
-        click.echo(f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}\n"
-                   f"  next: {command_line(space, r['next'].removeprefix('cask-eval '))}")
+        click.echo(
+            f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}\n"
+            f"  next: {command_line(space, r['next'].removeprefix('cask-eval '))}"
+        )

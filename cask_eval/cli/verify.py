@@ -15,21 +15,28 @@ from cask_eval.workspace import Workspace
 @click.command("verify")
 @study_argument
 @click.option("--head", metavar="DIGEST", help="The ledger's last hash as you know it from elsewhere.")
-@click.option("--require", type=click.Choice(["L0", "L1", "L2", "L3"]), default="L2", show_default=True,
-              help="Evidence level below which the verdict is only partial (exit 3).")
+@click.option(
+    "--require",
+    type=click.Choice(["L0", "L1", "L2", "L3"]),
+    default="L2",
+    show_default=True,
+    help="Evidence level below which the verdict is only partial (exit 3).",
+)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, study: str | None, head: str | None, require: str, as_json: bool) -> int:
     """Check that the decision of STUDY follows from its locked protocol. STUDY is a name or a folder inside its
     workspace; the default is the one closed study. Needs no torch, no GPU and no network."""
+    from cask_eval.fields import NAME
     from cask_eval.ledger.log import Ledger, audit
     from cask_eval.ledger.state import known, pick
-    from cask_eval.protocol.model import NAME
     from cask_eval.verify.run import verify
 
     if head is not None and not re.fullmatch("sha256:[0-9a-f]{64}", head):
-        raise CaskError(f"--head {head!r}: a head is `sha256:` and 64 hexadecimal digits, the `hash` of the ledger's "
-                        "last line as you noted it")
+        raise CaskError(
+            f"--head {head!r}: a head is `sha256:` and 64 hexadecimal digits, the `hash` of the ledger's "
+            "last line as you noted it"
+        )
     start = ctx.obj
     if study and Path(study).is_dir() and Path(study).resolve().parent.name == "reports":
         start, study = study, Path(study).resolve().name

@@ -170,8 +170,10 @@ def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
     pairs, name = found.pairs, found.cell.name
     differ = pairs.wins + pairs.losses
     if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:
-        yield (f"{name}: the arms differ on {differ} problems, fewer than {FEW_DISCORDANT}; the paired bootstrap then "
-               "rejects more often than its level says, so read the exact tests beside it")
+        yield (
+            f"{name}: the arms differ on {differ} problems, fewer than {FEW_DISCORDANT}; the paired bootstrap then "
+            "rejects more often than its level says, so read the exact tests beside it"
+        )
     yield from _sensitivity(found)
 
 
@@ -188,6 +190,8 @@ def _sensitivity(found: _Found) -> Iterable[str]:
         gain = sum(candidate.right[p] - baseline.right[p] for p in complete)
         there = number(Fraction(gain, len(complete) * found.pairs.samples))
         cases = f"over the {len(complete)} complete problems {there}"
-    yield (f"{found.cell.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
-           f"difference {number(found.pairs.difference)}, {cases}, between {number(Fraction(total - lost[0], unit))} "
-           f"and {number(Fraction(total + lost[1], unit))} whatever they would have been")
+    yield (
+        f"{found.cell.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
+        f"difference {number(found.pairs.difference)}, {cases}, between {number(Fraction(total - lost[0], unit))} "
+        f"and {number(Fraction(total + lost[1], unit))} whatever they would have been"
+    )

@@ -94,12 +94,16 @@ def sort_records(
     seen = set()
     for r in records:
         if (r.study, r.registration) != (protocol.study, registration):
-            raise RecordError(f"record {r.key} belongs to study {r.study!r} as registered in {r.registration}, "
-                              f"not to {protocol.study!r} in {registration}; analyse one study's records only")
+            raise RecordError(
+                f"record {r.key} belongs to study {r.study!r} as registered in {r.registration}, "
+                f"not to {protocol.study!r} in {registration}; analyse one study's records only"
+            )
         of_arm = out.get((r.cell, r.arm), {})
         if r.phase != "heldout" or r.config or r.problem not in of_arm or r.sample >= protocol.generation.samples:
-            raise RecordError(f"record {r.key} is not a held-out trial of study {protocol.study!r}; the records file "
-                              "must hold registered cells, arms, problems and samples only")
+            raise RecordError(
+                f"record {r.key} is not a held-out trial of study {protocol.study!r}; the records file "
+                "must hold registered cells, arms, problems and samples only"
+            )
         if r.key in seen:
             raise RecordError(f"record {r.key} appears twice; a trial has one result")
         seen.add(r.key)

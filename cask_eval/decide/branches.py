@@ -51,22 +51,28 @@ def check(branches: Sequence[Branch], m: int) -> list[str]:
         names = ", ".join(repr(branches[i].name) for i in others)
         problems.append(f"branches {names} all say `otherwise: true`; keep one")
     elif others[0] != len(branches) - 1:
-        problems.append(f"branch {branches[others[0]].name!r} says `otherwise: true` but is not last, so the branches "
-                        "after it are never reached; move it to the end")
+        problems.append(
+            f"branch {branches[others[0]].name!r} says `otherwise: true` but is not last, so the branches "
+            "after it are never reached; move it to the end"
+        )
     outcomes = _outcomes(branches, m)
     for i, branch in enumerate(branches):
         if others and i > others[0]:
             continue  # said above
         own = [o for o in outcomes if matches(branch, *o)]
         if not own:
-            problems.append(f"branch {branch.name!r} cannot be reached: its conditions never hold together "
-                            f"with {m} cells; change them or drop the branch")
+            problems.append(
+                f"branch {branch.name!r} cannot be reached: its conditions never hold together "
+                f"with {m} cells; change them or drop the branch"
+            )
             continue
         before = [next((b for b in branches[:i] if matches(b, *o)), None) for o in own]
         if all(before):
             names = ", ".join(repr(b.name) for b in branches[:i] if b in before)
-            problems.append(f"branch {branch.name!r} cannot be reached: whatever it covers is taken by {names} before "
-                            "it; narrow those or drop the branch")
+            problems.append(
+                f"branch {branch.name!r} cannot be reached: whatever it covers is taken by {names} before "
+                "it; narrow those or drop the branch"
+            )
     return problems
 
 
@@ -90,5 +96,5 @@ def _outcomes(branches: Sequence[Branch], m: int) -> list[tuple[int, int, int]]:
 def _parse(condition: str) -> tuple[str, int]:
     found = re.fullmatch(r"(>=|<=|==|!=|>|<) ?(\d+)", condition)
     if not found:
-        raise ValueError(f"{condition!r} is not a condition; write one such as \">=1\"")
+        raise ValueError(f'{condition!r} is not a condition; write one such as ">=1"')
     return found[1], int(found[2])

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from fractions import Fraction
 
 from cask_eval.errors import MethodError
+from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice, ScheduleLock
-from cask_eval.protocol.model import Param
 from cask_eval.records.model import Record
 from cask_eval.residency import Schedule
 

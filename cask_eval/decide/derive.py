@@ -29,15 +29,23 @@ def derive(space: Workspace, name: str) -> AnalysisDocument:
     if store.commit(space.root) != state.close[1].records:
         raise DriftError(f"{store.path} differs from what was closed; restore it before analysing")
     ids = [item.id for item in read(space.resolve(registered.splits["heldout"].path)).items]
-    document = analyse(Protocol.model_validate(registered.protocol), event.hash, state.select[1], store.read(), ids,
-                       label="exploratory" if amended else "confirmatory")
+    document = analyse(
+        Protocol.model_validate(registered.protocol),
+        event.hash,
+        state.select[1],
+        store.read(),
+        ids,
+        label="exploratory" if amended else "confirmatory",
+    )
     content = document.model_dump(mode="json")
     if state.analysis is None:
         payload = Analysis(digest=digest(content), branch=document.branch, decision=document.decision)
         ledger.append(name, "analysis", payload, allow=guard(name, "analysis"))
     elif state.analysis[1].digest != digest(content):
-        raise DriftError(f"the analysis of {name} now has digest {digest(content)}, the ledger holds "
-                         f"{state.analysis[1].digest}; something was changed after the first analysis")
+        raise DriftError(
+            f"the analysis of {name} now has digest {digest(content)}, the ledger holds "
+            f"{state.analysis[1].digest}; something was changed after the first analysis"
+        )
     path = space.analysis(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

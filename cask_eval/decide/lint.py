@@ -44,8 +44,10 @@ def describe_power(protocol: Protocol, n: int) -> str:
     level = level_per_cell(protocol)
     smallest = mde(n, float(_discordance_of(protocol)), level, POWER, protocol.test.alternative)
     found = f"detects {points(smallest)} with 80 % power" if smallest else "detects no difference with 80 % power"
-    return (f"each cell (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
-            f"by exact McNemar at {_stated(protocol)}")
+    return (
+        f"each cell (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
+        f"by exact McNemar at {_stated(protocol)}"
+    )
 
 
 def level_per_cell(protocol: Protocol) -> float:
@@ -70,19 +72,34 @@ def _levels(protocol: Protocol) -> Iterable[Finding]:
     if alpha > 0.1:
         yield Finding("warning", "test.alpha", f"a level of {test.alpha} convinces few readers; use 0.05 or less")
     if test.correction == "none" and m > 1:
-        yield Finding("warning", "test.correction", f"{m} cells are tested without correction: some cell comes out "
-                      f"positive by chance with probability up to {1 - (1 - alpha) ** m:.2g}; use bonferroni")
+        yield Finding(
+            "warning",
+            "test.correction",
+            f"{m} cells are tested without correction: some cell comes out "
+            f"positive by chance with probability up to {1 - (1 - alpha) ** m:.2g}; use bonferroni",
+        )
     if veto < level_per_cell(protocol):
-        yield Finding("warning", "test.veto.alpha", f"harm must reach {test.veto.alpha}, but success only "
-                      f"{level_per_cell(protocol):.4g} per cell; set the veto's level to {test.alpha} or more")
+        yield Finding(
+            "warning",
+            "test.veto.alpha",
+            f"harm must reach {test.veto.alpha}, but success only "
+            f"{level_per_cell(protocol):.4g} per cell; set the veto's level to {test.alpha} or more",
+        )
     if veto > 0.2:
-        yield Finding("warning", "test.veto.alpha", f"at {test.veto.alpha} a cell without any harm vetoes too often; "
-                      "use 0.2 or less")
+        yield Finding(
+            "warning",
+            "test.veto.alpha",
+            f"at {test.veto.alpha} a cell without any harm vetoes too often; use 0.2 or less",
+        )
     matched = protocol.matched_cache
     if Decimal(matched.interval_tolerance) < Decimal(matched.tolerance):
-        yield Finding("warning", "matched_cache.interval_tolerance", f"the interval must stay within "
-                      f"{matched.interval_tolerance}, but its centre may be off by {matched.tolerance}; "
-                      "set it to at least the tolerance")
+        yield Finding(
+            "warning",
+            "matched_cache.interval_tolerance",
+            f"the interval must stay within "
+            f"{matched.interval_tolerance}, but its centre may be off by {matched.tolerance}; "
+            "set it to at least the tolerance",
+        )
 
 
 def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
@@ -91,19 +108,32 @@ def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
     needed = fewest_discordant(test.procedure, n, level, test.alternative)
     stated = f"the arms should differ on about {expected:.3g} of {n} at {_stated(protocol)}"
     if needed is None:
-        yield Finding("warning", "task.heldout", f"no result can be positive: even if the candidate won all {n} "
-                      f"problems, {test.procedure} would not reach {level:.4g}; use more problems or fewer cells")
+        yield Finding(
+            "warning",
+            "task.heldout",
+            f"no result can be positive: even if the candidate won all {n} "
+            f"problems, {test.procedure} would not reach {level:.4g}; use more problems or fewer cells",
+        )
     elif expected < needed:
-        yield Finding("warning", "task.heldout", f"a positive cell is out of reach: {test.procedure} needs at least "
-                      f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems")
+        yield Finding(
+            "warning",
+            "task.heldout",
+            f"a positive cell is out of reach: {test.procedure} needs at least "
+            f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems",
+        )
     elif expected < FEWEST_EXPECTED:
         remedy = f"use at least {ceil(FEWEST_EXPECTED / float(_discordance_of(protocol)) - 1e-9)} problems"
         if test.procedure == "paired_bootstrap":
-            yield Finding("warning", "test.procedure", f"{stated}, below {FEWEST_EXPECTED}: there the paired "
-                          f"bootstrap rejects more often than its level; {remedy}, or mcnemar_exact with one sample")
+            yield Finding(
+                "warning",
+                "test.procedure",
+                f"{stated}, below {FEWEST_EXPECTED}: there the paired "
+                f"bootstrap rejects more often than its level; {remedy}, or mcnemar_exact with one sample",
+            )
         else:
-            yield Finding("warning", "task.heldout", f"{stated}, below {FEWEST_EXPECTED}: little can be "
-                          f"concluded; {remedy}")
+            yield Finding(
+                "warning", "task.heldout", f"{stated}, below {FEWEST_EXPECTED}: little can be concluded; {remedy}"
+            )
 
 
 def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
@@ -111,13 +141,21 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
         return
     test, effect, q = protocol.test, float(protocol.expected_effect), float(_discordance_of(protocol))
     if effect <= 0:
-        yield Finding("warning", "expected_effect", f"{protocol.expected_effect} is no gain, but a cell is positive "
-                      "only when the candidate is ahead; exchange the arms or state the gain")
+        yield Finding(
+            "warning",
+            "expected_effect",
+            f"{protocol.expected_effect} is no gain, but a cell is positive "
+            "only when the candidate is ahead; exchange the arms or state the gain",
+        )
         return
     if effect > q:
-        yield Finding("warning", "expected_effect", f"a difference of {protocol.expected_effect} needs at least that "
-                      f"share of problems to differ, which is more than {_stated(protocol)} allows; correct "
-                      "expected_effect or expected_discordance")
+        yield Finding(
+            "warning",
+            "expected_effect",
+            f"a difference of {protocol.expected_effect} needs at least that "
+            f"share of problems to differ, which is more than {_stated(protocol)} allows; correct "
+            "expected_effect or expected_discordance",
+        )
         return
     level = level_per_cell(protocol)
     smallest = mde(n, q, level, POWER, test.alternative)
@@ -125,25 +163,36 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
         power = exact_power(n, q, effect, level, test.alternative)
         needed = connor_sample_size(effect, q, level, POWER, test.alternative)
         found = f"detects only {points(smallest)} or more" if smallest else "detects nothing"
-        yield Finding("warning", "expected_effect", f"{points(effect)} are expected, but a cell of {n} problems "
-                      f"{found} with 80 % power (level {level:.4g}, {_stated(protocol)}); its power is {power:.0%}; "
-                      f"use about {needed} problems")
+        yield Finding(
+            "warning",
+            "expected_effect",
+            f"{points(effect)} are expected, but a cell of {n} problems "
+            f"{found} with 80 % power (level {level:.4g}, {_stated(protocol)}); its power is {power:.0%}; "
+            f"use about {needed} problems",
+        )
 
 
 def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
     test = protocol.test
     if not any(b.when and b.when.negative_cells for b in protocol.branches):
-        yield Finding("warning", "branches", "no branch looks at negative_cells, so harm in a cell changes nothing; "
-                      "add a branch for it")
+        yield Finding(
+            "warning",
+            "branches",
+            "no branch looks at negative_cells, so harm in a cell changes nothing; add a branch for it",
+        )
         return
     harm = abs(float(protocol.expected_effect or 0)) or NOTICEABLE_HARM
     q = float(_discordance_of(protocol))
     smallest = mde(n, q, float(test.veto.alpha), POWER, "greater")
     if smallest is None or smallest > harm:
         seen = exact_power(n, q, -min(harm, q), float(test.veto.alpha), "less")
-        yield Finding("warning", "test.veto.alpha", f"a true loss of {points(min(harm, q))} makes a cell negative with "
-                      f"probability {seen:.0%} only, so \"no negative cell\" does not show that there is no harm; "
-                      "state a non-inferiority margin in the hypothesis, or use more problems or a larger veto level")
+        yield Finding(
+            "warning",
+            "test.veto.alpha",
+            f"a true loss of {points(min(harm, q))} makes a cell negative with "
+            f'probability {seen:.0%} only, so "no negative cell" does not show that there is no harm; '
+            "state a non-inferiority margin in the hypothesis, or use more problems or a larger veto level",
+        )
 
 
 def _discordance_of(protocol: Protocol) -> str:

@@ -54,9 +54,7 @@ class Caches:
     @cached_property
     def means(self) -> dict[str, Fraction]:
         """C_x of each problem whose samples all left a sound account, averaged over the samples."""
-        return {
-            p: mean([a.mean for a in several]) for p, several in self.sound.items() if len(several) == self.samples
-        }
+        return {p: mean([a.mean for a in several]) for p, several in self.sound.items() if len(several) == self.samples}
 
     @property
     def peak(self) -> Fraction:
@@ -83,8 +81,10 @@ def fault(account: Residency) -> str | None:
     except ValueError as error:
         return str(error)
     if tally != (account.entries, account.peak_entries):
-        return (f"its events give {tally[0]} entries with peak {tally[1]}, but it states {account.entries} "
-                f"with peak {account.peak_entries}")
+        return (
+            f"its events give {tally[0]} entries with peak {tally[1]}, but it states {account.entries} "
+            f"with peak {account.peak_entries}"
+        )
     if account.mean <= 0:
         return "nothing was resident"
     return None
@@ -124,8 +124,10 @@ def _verdict(ratio: Fraction, low: str, high: str, difference: Fraction, rule: M
     more = ratio > 1 + near or Decimal(high) > 1 + wide
     if not less and not more:
         return "matched", ""
-    found = (f"cache ratio {number(ratio)} [{low}, {high}] is not within ±{rule.tolerance} "
-             f"(interval ±{rule.interval_tolerance})")
+    found = (
+        f"cache ratio {number(ratio)} [{low}, {high}] is not within ±{rule.tolerance} "
+        f"(interval ±{rule.interval_tolerance})"
+    )
     if less and more:
         return "void", f"{found}; it may be off in either direction"
     if difference == 0:
@@ -144,20 +146,26 @@ def _account_faults(baseline: Caches, candidate: Caches) -> Iterable[str]:
         yield f"the accounts disagree on (layers, KV heads, entry bytes): {sorted(shapes)}"
     absent = sum(1 for p in baseline.accounts if p not in baseline.means or p not in candidate.means)
     if absent > MAX_ABSENT * len(baseline.accounts):
-        yield (f"{absent} of {len(baseline.accounts)} problems lack a residency account in an arm, "
-               f"more than {float(MAX_ABSENT):.0%}")
+        yield (
+            f"{absent} of {len(baseline.accounts)} problems lack a residency account in an arm, "
+            f"more than {float(MAX_ABSENT):.0%}"
+        )
 
 
 def _condition_faults(baseline: Caches, candidate: Caches, rule: MatchedCache) -> Iterable[str]:
     if baseline.prompt != candidate.prompt:
         yield f"prompt policies differ: baseline {baseline.prompt!r}, candidate {candidate.prompt!r}"
     if candidate.peak > Fraction(rule.peak_ratio) * baseline.peak:
-        yield (f"candidate's peak {number(candidate.peak)} exceeds {rule.peak_ratio} × the baseline's "
-               f"{number(baseline.peak)}")
+        yield (
+            f"candidate's peak {number(candidate.peak)} exceeds {rule.peak_ratio} × the baseline's "
+            f"{number(baseline.peak)}"
+        )
     for name, arm in (("baseline", baseline), ("candidate", candidate)):
         if arm.active is not None and arm.active < Fraction(rule.min_active):
             yield f"{name}: only {number(arm.active)} of the trials had an event, fewer than {rule.min_active}"
     hits = [Fraction(arm.truncated, len(arm.accounts) * arm.samples) for arm in (baseline, candidate)]
     if abs(hits[1] - hits[0]) > Fraction(rule.max_cap_gap):
-        yield (f"shares of trials at the length cap differ by more than {rule.max_cap_gap}: baseline "
-               f"{number(hits[0])}, candidate {number(hits[1])}")
+        yield (
+            f"shares of trials at the length cap differ by more than {rule.max_cap_gap}: baseline "
+            f"{number(hits[0])}, candidate {number(hits[1])}"
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from cask_eval.protocol.model import Strict
+from cask_eval.fields import Strict
 
 Outcome = Literal["positive", "negative", "null", "void"]
 

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
+from cask_eval.fields import Param
 from cask_eval.protocol.keys import configs
-from cask_eval.protocol.model import Param, Protocol
+from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 
 Scores = dict[str, dict[str, Fraction]]

@@ -36,9 +36,13 @@ CHECK_SEED = 900_000
 FIELDS = {
     "text": 0.1,  # fixed words
     "key": 1.0,  # the definition to read, from the pointer before it
-    "pointer": 1.0, "payload": 1.0, "register": 1.0,  # looked up in the prompt
+    "pointer": 1.0,
+    "payload": 1.0,
+    "register": 1.0,  # looked up in the prompt
     "copy": 0.5,  # said a few tokens ago
-    "recall": 1.0, "sum": 1.0, "answer": 1.0,  # registers, last written some hops ago
+    "recall": 1.0,
+    "sum": 1.0,
+    "answer": 1.0,  # registers, last written some hops ago
 }
 _KIND = {name: i for i, name in enumerate(FIELDS)}
 
@@ -62,12 +66,29 @@ class Plan:
 
 PLANS = {
     "chain-s": Plan(
-        width=128, layers=3, heads=4, kv_heads=2, mlp=256,
-        steps=2200, warmup_steps=300, short_steps=500, dense_steps=300, rate=2.5e-3,
+        width=128,
+        layers=3,
+        heads=4,
+        kv_heads=2,
+        mlp=256,
+        steps=2200,
+        warmup_steps=300,
+        short_steps=500,
+        dense_steps=300,
+        rate=2.5e-3,
     ),
     "chain-m": Plan(
-        width=128, layers=4, heads=4, kv_heads=2, mlp=256,
-        steps=2400, warmup_steps=450, short_steps=500, dense_steps=300, rate=2e-3, batch_tokens=6000,
+        width=128,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        mlp=256,
+        steps=2400,
+        warmup_steps=450,
+        short_steps=500,
+        dense_steps=300,
+        rate=2e-3,
+        batch_tokens=6000,
     ),
 }
 
@@ -79,18 +100,33 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, words.index(BOS))])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK,
-        clean_up_tokenization_spaces=False, model_max_length=2048,
+        tokenizer_object=inner,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
     )
 
 
 def build_config(plan: Plan) -> LlamaConfig:
     """The Llama configuration of a plan."""
     return LlamaConfig(
-        vocab_size=len(SPECIALS) + len(chain.vocabulary()), hidden_size=plan.width, intermediate_size=plan.mlp,
-        num_hidden_layers=plan.layers, num_attention_heads=plan.heads, num_key_value_heads=plan.kv_heads,
-        head_dim=plan.width // plan.heads, max_position_embeddings=2048, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        initializer_range=0.05, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(SPECIALS) + len(chain.vocabulary()),
+        hidden_size=plan.width,
+        intermediate_size=plan.mlp,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.kv_heads,
+        head_dim=plan.width // plan.heads,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
 
 
@@ -152,7 +188,9 @@ class Data:
         short = step < self.plan.warmup_steps + self.plan.short_steps
         variables = rng.choice((3, 4, 4, 5) if short else (4, 6, 7, 7, 7, 7, 8, 8))
         return chain.Difficulty(
-            variables, distractors=rng.choice((0, 1, 2, 2, 3)), noise=rng.choice((0, 0, 1, 3)),
+            variables,
+            distractors=rng.choice((0, 1, 2, 2, 3)),
+            noise=rng.choice((0, 0, 1, 3)),
             recap=rng.choice(("z", "z", "never", "always")),
         )
 
@@ -214,7 +252,9 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items:
         batch = tokenizer([p.prompt for p in part], return_tensors="pt").to(model.device)
         with torch.no_grad():
             out = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=False,
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                do_sample=False,
                 max_new_tokens=384,
             )
         texts = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -256,7 +296,9 @@ def train(name: str, steps: int | None, seed: int, out: Path, device: str, every
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=plan.rate, betas=(0.9, 0.98), fused=True,
+        lr=plan.rate,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     weights = torch.tensor(list(FIELDS.values()), device=device)
     out.mkdir(parents=True, exist_ok=True)
@@ -273,8 +315,12 @@ def train(name: str, steps: int | None, seed: int, out: Path, device: str, every
     probe = fresh(64)
     began = time.monotonic() - spent
     columns = (
-        TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(name, total=steps, completed=step, loss="")
@@ -332,8 +378,19 @@ def card(name: str, steps: int, seed: int, spent: float, device: str, scores: di
     mark = {chain.DEMO.tag: " (demo)"}
     rows = "\n".join(f"| `{tag}`{mark.get(tag, '')} | {score:.3f} | {CHECKED} |" for tag, score in scores.items())
     return CARD.format(
-        name=name, size=size, plan=plan, config=config, steps=steps, seed=seed, minutes=spent / 60, device=device,
-        rows=rows, stream=TRAIN_SEED + seed, check=CHECK_SEED, version=chain.VERSION, tag=chain.DEMO.tag,
+        name=name,
+        size=size,
+        plan=plan,
+        config=config,
+        steps=steps,
+        seed=seed,
+        minutes=spent / 60,
+        device=device,
+        rows=rows,
+        stream=TRAIN_SEED + seed,
+        check=CHECK_SEED,
+        version=chain.VERSION,
+        tag=chain.DEMO.tag,
     )
 
 

@@ -15,8 +15,15 @@ NAME = "cask_slots"
 
 
 def slot_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
-    scaling: float, slots=None, **_,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    slots=None,
+    **_,
 ) -> tuple[Tensor, None]:
     """query [B, Hq, q, D], key and value [B, H, C, D] → ([B, q, Hq, D], None).
 

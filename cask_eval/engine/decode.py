@@ -76,8 +76,15 @@ class _Running:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, requests: Iterable[Request], policy: Policy, budget: int, sampling: Sampling, *,
-    slots: int = 64, poll: int | None = None, probe: Probe | None = None,
+    model: PreTrainedModel,
+    requests: Iterable[Request],
+    policy: Policy,
+    budget: int,
+    sampling: Sampling,
+    *,
+    slots: int = 64,
+    poll: int | None = None,
+    probe: Probe | None = None,
 ) -> Iterator[Outcome]:
     """Run every request; outcomes come in the order they finish.
 
@@ -89,8 +96,10 @@ def generate(
     does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
     """
     if model.config._attn_implementation != SLOT_ATTENTION:
-        raise ModelError(f"the model runs on {model.config._attn_implementation!r} attention, which would read empty "
-                         f"slots; load it with load_model or call set_attn_implementation({SLOT_ATTENTION!r})")
+        raise ModelError(
+            f"the model runs on {model.config._attn_implementation!r} attention, which would read empty "
+            f"slots; load it with load_model or call set_attn_implementation({SLOT_ATTENTION!r})"
+        )
     pending = deque(requests)
     schedule = policy.method.schedule(budget)
     for request in pending:
@@ -132,8 +141,19 @@ class _Run:
         self.output = state(sampling.max_new_tokens + 1)
         self.uniform = state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
-        self._state = [self.token, self.position, self.written, self.metered, self.prompt, self.seed, self.event_count,
-                       self.kept_min, self.kept_max, self.done, self.output]
+        self._state = [
+            self.token,
+            self.position,
+            self.written,
+            self.metered,
+            self.prompt,
+            self.seed,
+            self.event_count,
+            self.kept_min,
+            self.kept_max,
+            self.done,
+            self.output,
+        ]
         if self.uniform is not None:
             self._state.append(self.uniform)
 
@@ -163,7 +183,10 @@ class _Run:
         last, column = torch.unique(prompt - 1, return_inverse=True)
         positions = torch.arange(longest, device=self.device)
         logits = self.model(
-            input_ids=ids, position_ids=positions.expand(rows, -1), past_key_values=capture.layers_view, use_cache=True,
+            input_ids=ids,
+            position_ids=positions.expand(rows, -1),
+            past_key_values=capture.layers_view,
+            use_cache=True,
             logits_to_keep=last,
         ).logits[torch.arange(rows, device=self.device), column]
 
@@ -181,9 +204,14 @@ class _Run:
         resident = positions[None] < prompt[:, None]
         g = self.geometry
         entries = Entries(
-            keys=torch.stack(capture.keys), values=torch.stack(capture.values),
+            keys=torch.stack(capture.keys),
+            values=torch.stack(capture.values),
             positions=torch.where(resident, positions, -1)[None, :, None].expand(g.layers, rows, g.kv_heads, longest),
-            prompt_tokens=prompt, length=prompt, seeds=self.seed[target], events=self.event_count[target], geometry=g,
+            prompt_tokens=prompt,
+            length=prompt,
+            seeds=self.seed[target],
+            events=self.event_count[target],
+            geometry=g,
         )
         books = [_Running(r, resident=n) for r, n in zip(wave, lengths)]
         keep, kept = entries.positions >= 0, longest
@@ -209,8 +237,11 @@ class _Run:
         read = self.cache.begin_step(n, width, self.position[:n])
         self.metered[:n] += read.masked_fill(self.done[:n], 0)
         logits = self.model(
-            input_ids=self.token[:n, None], position_ids=self.position[:n, None],
-            past_key_values=self.cache.layers_view, use_cache=True, slots=self.cache,
+            input_ids=self.token[:n, None],
+            position_ids=self.position[:n, None],
+            past_key_values=self.cache.layers_view,
+            use_cache=True,
+            slots=self.cache,
         ).logits[:, -1]
         self.cache.end_step()
         self.position[:n] += 1
@@ -297,26 +328,39 @@ class _Run:
         count = int(self.written[slot])
         ids = tuple(self.output[slot, :count].tolist())
         if ids and ids[-1] < 0:
-            raise FloatingPointError(f"trial {book.request.key!r}: the model produced infinite or NaN logits at step {count - 1}")
+            raise FloatingPointError(
+                f"trial {book.request.key!r}: the model produced infinite or NaN logits at step {count - 1}"
+            )
         g = self.geometry
-        account = Residency(g.layers, g.kv_heads, g.entry_bytes, book.prompt, count - 1,
-                            [e for e in book.events if e[0] < count])
+        account = Residency(
+            g.layers, g.kv_heads, g.entry_bytes, book.prompt, count - 1, [e for e in book.events if e[0] < count]
+        )
         account.entries, account.peak_entries = account.tally()
         account.payload_bytes = account.entries * g.entry_bytes
         metered = int(self.metered[slot])
         if metered != account.entries:
             raise MeterMismatch(f"trial {book.request.key!r}: {account.entries} entries planned, {metered} measured")
         compressed = bool(account.events)
-        return Outcome(book.request.key, ids, ids[-1] in self.sampling.stop_ids, account,
-                       int(self.kept_min[slot]) if compressed else None,
-                       int(self.kept_max[slot]) if compressed else None)
+        return Outcome(
+            book.request.key,
+            ids,
+            ids[-1] in self.sampling.stop_ids,
+            account,
+            int(self.kept_min[slot]) if compressed else None,
+            int(self.kept_max[slot]) if compressed else None,
+        )
 
 
 def _rows(entries: Entries, at: Tensor) -> Entries:
     return Entries(
-        keys=entries.keys[:, at], values=entries.values[:, at], positions=entries.positions[:, at],
-        prompt_tokens=entries.prompt_tokens[at], length=entries.length[at], seeds=entries.seeds[at],
-        events=entries.events[at], geometry=entries.geometry,
+        keys=entries.keys[:, at],
+        values=entries.values[:, at],
+        positions=entries.positions[:, at],
+        prompt_tokens=entries.prompt_tokens[at],
+        length=entries.length[at],
+        seeds=entries.seeds[at],
+        events=entries.events[at],
+        geometry=entries.geometry,
     )
 
 

@@ -20,8 +20,15 @@ from cask_eval.errors import MethodError
 from cask_eval.residency import Schedule
 
 
-def param(default: Any, doc: str, *, source: str = "", choices: tuple = (), low: float | None = None,
-          null: Any = dataclasses.MISSING) -> Any:
+def param(
+    default: Any,
+    doc: str,
+    *,
+    source: str = "",
+    choices: tuple = (),
+    low: float | None = None,
+    null: Any = dataclasses.MISSING,
+) -> Any:
     """A documented parameter of a preset. `source` says where the default comes from; `null` is the setting that
     reproduces the reference bit for bit."""
     meta = {"doc": doc, "source": source, "choices": choices, "low": low}
@@ -108,8 +115,10 @@ class Method:
         scorer = self.scorer()
         if self.calibrated:
             if calibration is None:
-                raise MethodError("this method needs calibration statistics, and the model has none; run "
-                                  "`cask-eval calibrate` and give models[].calibration")
+                raise MethodError(
+                    "this method needs calibration statistics, and the model has none; run "
+                    "`cask-eval calibrate` and give models[].calibration"
+                )
             scorer = scorer.bind(geometry, calibration)
         return Policy(self, scorer, self.selector())
 
@@ -166,7 +175,7 @@ def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
         except InvalidOperation:
             number = math.nan
         if not math.isfinite(number):
-            raise MethodError(f"{where} is {value!r}; write a decimal in quotes, such as \"0.5\"")
+            raise MethodError(f'{where} is {value!r}; write a decimal in quotes, such as "0.5"')
         value = number
     elif kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
         raise MethodError(f"{where} is {value!r}; write a whole number without quotes")
@@ -180,4 +189,3 @@ def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
     if low is not None and value < low:
         raise MethodError(f"{where} is {value!r}; it must be at least {low}")
     return value
-

@@ -25,31 +25,50 @@ def check_config(config: Any) -> None:
     layers, partial or length-dependent rotary embeddings."""
     name = getattr(config, "name_or_path", "") or config.model_type
     if config.model_type not in FAMILIES:
-        raise ModelError(f"{name}: architecture {config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}")
+        raise ModelError(
+            f"{name}: architecture {config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}"
+        )
     kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
     if kinds:
-        raise ModelError(f"{name}: layers of kind {', '.join(kinds)} are not supported; every layer must attend to all "
-                         "it has kept (set use_sliding_window to false in the model's config if it allows that)")
+        raise ModelError(
+            f"{name}: layers of kind {', '.join(kinds)} are not supported; every layer must attend to all "
+            "it has kept (set use_sliding_window to false in the model's config if it allows that)"
+        )
     if config.model_type == "mistral" and getattr(config, "sliding_window", None):
-        raise ModelError(f"{name}: sliding_window is {config.sliding_window}; sliding-window attention is not supported")
+        raise ModelError(
+            f"{name}: sliding_window is {config.sliding_window}; sliding-window attention is not supported"
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
     if kind not in ROPE_KINDS:
-        raise ModelError(f"{name}: rope_type {kind!r} changes its frequencies with length and is not supported; "
-                         f"use one of {', '.join(ROPE_KINDS)}")
+        raise ModelError(
+            f"{name}: rope_type {kind!r} changes its frequencies with length and is not supported; "
+            f"use one of {', '.join(ROPE_KINDS)}"
+        )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(f"{name}: partial_rotary_factor {rope['partial_rotary_factor']} is not supported; it must be 1")
+        raise ModelError(
+            f"{name}: partial_rotary_factor {rope['partial_rotary_factor']} is not supported; it must be 1"
+        )
 
 
-def load_model(source: str | Path, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
-               ) -> tuple[PreTrainedModel, Any]:
+def load_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> tuple[PreTrainedModel, Any]:
     """(model in eval mode on the slot attention, tokenizer) from a local folder or a hub id. Raises ModelError."""
     source = str(source)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         check_config(config)
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, config=config, dtype=getattr(torch, dtype), attn_implementation=SLOT_ATTENTION,
+            source,
+            revision=revision,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=SLOT_ATTENTION,
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
@@ -57,8 +76,10 @@ def load_model(source: str | Path, *, revision: str | None = None, dtype: str = 
         raise ModelError(f"model {source!r} cannot be loaded: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random weights
-        raise ModelError(f"model {source!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
-                         f"config asks for, such as {missing[0]}")
+        raise ModelError(
+            f"model {source!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
+            f"config asks for, such as {missing[0]}"
+        )
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 

@@ -26,7 +26,9 @@ def watch_queries(model: PreTrainedModel, seen: Callable[[int, Tensor], None]) -
         for layer, block in enumerate(model.get_decoder().layers):
             module = getattr(block.self_attn, "q_norm", None) or getattr(block.self_attn, "q_proj", None)
             if module is None:
-                raise ModelError(f"layer {layer} of {shape.name} has neither q_norm nor q_proj; it cannot be calibrated")
+                raise ModelError(
+                    f"layer {layer} of {shape.name} has neither q_norm nor q_proj; it cannot be calibrated"
+                )
 
             def hook(_module, _inputs, output, layer=layer):
                 seen(layer, output.reshape(-1, shape.query_heads, shape.head_dim))

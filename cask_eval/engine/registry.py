@@ -30,8 +30,9 @@ def available() -> dict[str, EntryPoint]:
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            raise MethodError(f"two methods are called {point.name!r}: {other.value} and {point.value}; "
-                              "uninstall one of the packages")
+            raise MethodError(
+                f"two methods are called {point.name!r}: {other.value} and {point.value}; uninstall one of the packages"
+            )
     return found
 
 
@@ -57,8 +58,10 @@ def load(name: str) -> type[Method]:
         raise MethodError(f"method {name!r} ({point.value}) is not a dataclass derived from Method")
     for key, field in cls.parameters().items():
         if type_name(field) not in PARAMETER_TYPES:
-            raise MethodError(f"method {name!r}: parameter {key} has type {field.type!r}; a protocol can give "
-                              f"{', '.join(PARAMETER_TYPES)}")
+            raise MethodError(
+                f"method {name!r}: parameter {key} has type {field.type!r}; a protocol can give "
+                f"{', '.join(PARAMETER_TYPES)}"
+            )
     return cls
 
 
@@ -77,8 +80,10 @@ def source_packages(methods: Iterable[Method]) -> dict[str, Path]:
         spec = importlib.util.find_spec(top)
         places = list(spec.submodule_search_locations or ()) if spec else []
         if len(places) != 1:
-            raise MethodError(f"the source of package {top!r} is not one directory on this machine: {places}; a method "
-                              "must live in a package, so that its source can be locked")
+            raise MethodError(
+                f"the source of package {top!r} is not one directory on this machine: {places}; a method "
+                "must live in a package, so that its source can be locked"
+            )
         out[top] = Path(places[0]).resolve()
     return out
 
@@ -97,8 +102,12 @@ def describe(name: str) -> dict[str, Any]:
     parameters = {}
     for key, field in cls.parameters().items():
         meta = field.metadata
-        entry = {"default": field.default, "type": type_name(field), "doc": meta.get("doc", ""),
-                 "source": meta.get("source", "")}
+        entry = {
+            "default": field.default,
+            "type": type_name(field),
+            "doc": meta.get("doc", ""),
+            "source": meta.get("source", ""),
+        }
         entry |= {k: meta[k] for k in ("null", "low") if meta.get(k) is not None}
         if meta.get("choices"):
             entry["choices"] = list(meta["choices"])

@@ -36,9 +36,7 @@ class SlotCache:
         """
         self._rows, self._width = rows, width
         fill = self.fill[:, :rows]
-        self.positions[:, :rows].scatter_(
-            -1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1)
-        )
+        self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
         self._visible = self.positions[:, :rows, :, :width] >= 0
         return self._visible.sum((0, 2, 3))
 
@@ -69,13 +67,25 @@ class SlotCache:
         self.positions[:, slots, :, kept:] = -1
         self.fill[:, slots] = (positions >= 0).sum(-1)
 
-    def entries(self, slots: Tensor, width: int, prompt_tokens: Tensor, length: Tensor, seeds: Tensor, events: Tensor,
-                ) -> Entries:
+    def entries(
+        self,
+        slots: Tensor,
+        width: int,
+        prompt_tokens: Tensor,
+        length: Tensor,
+        seeds: Tensor,
+        events: Tensor,
+    ) -> Entries:
         """What the given slots [R] hold, as a method sees it."""
         return Entries(
-            keys=self.keys[:, slots, :, :width], values=self.values[:, slots, :, :width],
-            positions=self.positions[:, slots, :, :width], prompt_tokens=prompt_tokens, length=length, seeds=seeds,
-            events=events, geometry=self.geometry,
+            keys=self.keys[:, slots, :, :width],
+            values=self.values[:, slots, :, :width],
+            positions=self.positions[:, slots, :, :width],
+            prompt_tokens=prompt_tokens,
+            length=length,
+            seeds=seeds,
+            events=events,
+            geometry=self.geometry,
         )
 
     def move(self, source: int, target: int) -> None:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cask_eval.protocol.model import Name, Param, Strict
-from cask_eval.splits.model import Digest
+from cask_eval.fields import Digest, Name, Param, Strict
 
 Kind = Literal["register", "amend", "dev_run", "select", "consume", "records", "close", "analysis", "anchor"]
 

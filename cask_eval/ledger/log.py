@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from cask_eval import jsonl
 from cask_eval.canonical import ZERO, canonical, digest, loads
 from cask_eval.errors import LedgerError, StateError
+from cask_eval.fields import Strict
 from cask_eval.ledger.events import PAYLOADS, Event
-from cask_eval.protocol.model import Strict
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 LOCK_SECONDS = 60

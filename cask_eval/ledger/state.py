@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cask_eval.errors import CaskError, ConsumedError, StateError
+from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     PAYLOADS,
     Analysis,
@@ -22,7 +23,6 @@ from cask_eval.ledger.events import (
     Register,
     Select,
 )
-from cask_eval.protocol.model import Strict
 
 STATES = ("unregistered", "registered", "tuned", "consumed", "closed")
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from cask_eval.canonical import canonical, merkle_root
 from cask_eval.errors import ProtocolError
-from cask_eval.protocol.model import Candidate, Param, Protocol
+from cask_eval.fields import Param
+from cask_eval.protocol.model import Candidate, Protocol
 
 Key = tuple[str, str, str, str, str, int]
 

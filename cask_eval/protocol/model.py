@@ -9,13 +9,9 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-
-class Strict(BaseModel):
-    """Unknown fields are errors, values are not coerced, instances do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from cask_eval.fields import Name, Param, Strict
 
 
 def _decimal(text: str) -> str:
@@ -28,8 +24,10 @@ def _between(low: str, high: str, *, open_low: bool = False):
     def check(text: str) -> str:
         value = Decimal(_decimal(text))
         if not (Decimal(low) <= value <= Decimal(high)) or (open_low and value == Decimal(low)):
-            raise ValueError(f"must lie {'above' if open_low else 'between'} {low} and {'at most' if open_low else ''} "
-                             f"{high}".replace("  ", " "))
+            raise ValueError(
+                f"must lie {'above' if open_low else 'between'} {low} and {'at most' if open_low else ''} "
+                f"{high}".replace("  ", " ")
+            )
         return text
 
     return AfterValidator(check)
@@ -37,9 +35,6 @@ def _between(low: str, high: str, *, open_low: bool = False):
 
 Level = Annotated[str, _between("0", "0.5", open_low=True)]
 Share = Annotated[str, _between("0", "1")]
-NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-Name = Annotated[str, Field(pattern=NAME)]
-Param = str | int | bool
 
 
 class Task(Strict):
@@ -191,11 +186,15 @@ class Protocol(Strict):
         _unique([b.name for b in self.branches], "branches[].name")
         _unique(["baseline", "candidate", *(c.name for c in self.controls)], "controls[].name")
         if self.generation.samples > 1 and Decimal(self.generation.temperature) == 0:
-            raise ValueError("generation.samples is above 1 but temperature is \"0\": greedy samples are all alike; "
-                             "raise the temperature or set samples to 1")
+            raise ValueError(
+                'generation.samples is above 1 but temperature is "0": greedy samples are all alike; '
+                "raise the temperature or set samples to 1"
+            )
         if self.generation.samples > 1 and self.test.procedure.startswith("mcnemar"):
-            raise ValueError(f"test.procedure {self.test.procedure} needs one sample per problem, but "
-                             f"generation.samples is {self.generation.samples}; use paired_bootstrap")
+            raise ValueError(
+                f"test.procedure {self.test.procedure} needs one sample per problem, but "
+                f"generation.samples is {self.generation.samples}; use paired_bootstrap"
+            )
         both = set(self.candidate.params) & set(self.candidate.tune)
         if both:
             raise ValueError(f"candidate: {sorted(both)} is both fixed under params and listed under tune; keep one")

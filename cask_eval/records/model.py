@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cask_eval.protocol.model import Strict
+from cask_eval.fields import Digest, Strict
 from cask_eval.residency import Residency
-from cask_eval.splits.model import Digest
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult
+from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     ArmChoice,
     Close,
@@ -23,7 +24,7 @@ from cask_eval.ledger.events import (
     Register,
     Select,
 )
-from cask_eval.protocol.model import Branch, Protocol, Strict
+from cask_eval.protocol.model import Branch, Protocol
 from cask_eval.report import format as fmt
 from cask_eval.report.limits import LEVELS, limits
 
@@ -225,8 +226,15 @@ def gather(
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,
         deviations=tuple(_deviations(analysis, mine)),
-        checks=tuple(Check(fmt.one_line(c.id), fmt.one_line(c.title), fmt.one_line(c.status),
-                           tuple(fmt.one_line(d) for d in c.details)) for c in checks),
+        checks=tuple(
+            Check(
+                fmt.one_line(c.id),
+                fmt.one_line(c.title),
+                fmt.one_line(c.status),
+                tuple(fmt.one_line(d) for d in c.details),
+            )
+            for c in checks
+        ),
         limits=tuple(limits(analysis, protocol, level, verified=bool(checks))),
         provenance=tuple(_provenance(analysis, mine)),
         packages=tuple(_packages(mine)),
@@ -238,14 +246,18 @@ def gather(
 def _test(a: AnalysisDocument, protocol: Protocol) -> str:
     over = f"over {a.family} registered cells" if a.family != 1 else "over one registered cell"
     correction = f"{a.correction.capitalize()} {over}" if a.correction != "none" else "no correction for multiplicity"
-    return (f"{fmt.words(a.procedure)}, {a.alternative}, α = {fmt.alpha(a.alpha)}, {correction}; "
-            f"a cell is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}")
+    return (
+        f"{fmt.words(a.procedure)}, {a.alternative}, α = {fmt.alpha(a.alpha)}, {correction}; "
+        f"a cell is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}"
+    )
 
 
 def _counts(a: AnalysisDocument) -> str:
     null = len(a.cells) - a.positive_cells - a.negative_cells - a.void_cells
-    return (f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void "
-            f"of {a.family} registered {'cell' if a.family == 1 else 'cells'}")
+    return (
+        f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void "
+        f"of {a.family} registered {'cell' if a.family == 1 else 'cells'}"
+    )
 
 
 def _condition(branch: Branch) -> str:
@@ -287,8 +299,13 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
         reasons=tuple(fmt.one_line(r) for r in m.reasons),
         arms=tuple(_arm(name, arm) for name, arm in _in_order(c.arms, protocol)),
         flips=tuple(
-            Flip(fmt.one_line(f.problem), f"{f.baseline}/{c.samples}", f"{f.candidate}/{c.samples}",
-                 "candidate" if f.candidate > f.baseline else "baseline") for f in c.flips
+            Flip(
+                fmt.one_line(f.problem),
+                f"{f.baseline}/{c.samples}",
+                f"{f.candidate}/{c.samples}",
+                "candidate" if f.candidate > f.baseline else "baseline",
+            )
+            for f in c.flips
         ),
     )
 
@@ -326,7 +343,9 @@ def _plan(select: Select, protocol: Protocol) -> Plan:
         scores=_scores(select, [c.name for c in protocol.cells]),
         matches=tuple(
             _match(cell, name, choice, nominal[cell])
-            for cell in nominal if cell in select.arms for name, choice in _in_order(select.arms[cell], protocol)
+            for cell in nominal
+            if cell in select.arms
+            for name, choice in _in_order(select.arms[cell], protocol)
         ),
     )
 
@@ -362,9 +381,11 @@ def _scores(select: Select, order: list[str]) -> DevScores | None:
     return DevScores(
         configs=tuple(fmt.one_line(c) or "as given" for c in configs),
         rows=tuple(
-            (fmt.one_line(c),
-             tuple(fmt.percent(select.scores[c][k]) if k in select.scores[c] else fmt.DASH for k in configs),
-             configs.index(select.chosen[c]) if select.chosen.get(c) in configs else -1)
+            (
+                fmt.one_line(c),
+                tuple(fmt.percent(select.scores[c][k]) if k in select.scores[c] else fmt.DASH for k in configs),
+                configs.index(select.chosen[c]) if select.chosen.get(c) in configs else -1,
+            )
             for c in cells
         ),
         mean=tuple(mean(k) for k in configs),
@@ -387,7 +408,9 @@ def _deviations(a: AnalysisDocument, events: list[Event]) -> list[str]:
     """What did not go as planned, or should be known when reading the numbers."""
     lines = [fmt.one_line(n) for n in a.notes]
     register, consume, close = (
-        _payload(events, "register", Register), _payload(events, "consume", Consume), _payload(events, "close", Close)
+        _payload(events, "register", Register),
+        _payload(events, "consume", Consume),
+        _payload(events, "close", Close),
     )
     if register:
         lines += [f"Warning at registration: {fmt.one_line(w)}" for w in register.warnings]
@@ -416,7 +439,8 @@ def _differences(old: Environment, new: Environment, then: str, now: str) -> lis
     a, b = ({**e.model_dump(exclude={"packages"}), **e.packages} for e in (old, new))
     return [
         f"{fmt.one_line(name)} differed between {then} ({_said(a.get(name))}) and {now} ({_said(b.get(name))})."
-        for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
     ]
 
 
@@ -430,7 +454,8 @@ def _changed_methods(old: list[PackageLock], new: list[PackageLock]) -> list[str
     was = {p.name: p.digest for p in old}
     return [
         f"The source of {fmt.one_line(p.name)} at the end of the run is not the one registered."
-        for p in new if was.get(p.name) != p.digest
+        for p in new
+        if was.get(p.name) != p.digest
     ]
 
 
@@ -442,17 +467,26 @@ def _provenance(a: AnalysisDocument, events: list[Event]) -> list[Fact]:
         for role, split in register.splits.items():
             name = "held-out split" if role == "heldout" else f"{role} split"
             facts.append(Fact(name, f"{fmt.one_line(split.path)}, {split.count:,} problems", split.digest))
-        facts += [Fact("methods", f"{fmt.one_line(m.name)} {fmt.one_line(m.version)}", m.digest)
-                  for m in register.methods]
+        facts += [
+            Fact("methods", f"{fmt.one_line(m.name)} {fmt.one_line(m.version)}", m.digest) for m in register.methods
+        ]
         facts += [Fact("model", f"{m.name} ({fmt.one_line(m.id)})", m.digest) for m in register.models]
     close = _payload(events, "close", Close)
     if close:
-        facts.append(Fact("records", f"{fmt.one_line(close.records.path)}, {close.records.count:,} records",
-                          close.records.merkle_root))
+        facts.append(
+            Fact(
+                "records",
+                f"{fmt.one_line(close.records.path)}, {close.records.count:,} records",
+                close.records.merkle_root,
+            )
+        )
     ran = _ran(events)
     if ran:
-        device = ", ".join(fmt.one_line(t) for t in (ran.device, ran.cuda and f"CUDA {ran.cuda}",
-                                                     ran.driver and f"driver {ran.driver}") if t)
+        device = ", ".join(
+            fmt.one_line(t)
+            for t in (ran.device, ran.cuda and f"CUDA {ran.cuda}", ran.driver and f"driver {ran.driver}")
+            if t
+        )
         facts += [
             Fact("toolkit", "cask-eval", ran.toolkit),
             Fact("environment", f"Python {fmt.one_line(ran.python)}, {fmt.one_line(ran.platform)}"),

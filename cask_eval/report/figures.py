@@ -23,11 +23,17 @@ def forest(analysis: AnalysisDocument) -> str:
         ax.set_xlabel("candidate minus baseline, percentage points")
         ax.grid(axis="x", zorder=0)
         ax.margins(x=0.04)
-        _right(ax, [f"{fmt.points(c.difference)} pp, {c.outcome.upper() if c.outcome == 'void' else c.outcome}"
-                    for c in cells])
+        _right(
+            ax,
+            [
+                f"{fmt.points(c.difference)} pp, {c.outcome.upper() if c.outcome == 'void' else c.outcome}"
+                for c in cells
+            ],
+        )
         described = "; ".join(
             f"{fmt.one_line(c.cell)} {fmt.points(c.difference)} points "
-            f"{fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high))}, {c.outcome}" for c in cells
+            f"{fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high))}, {c.outcome}"
+            for c in cells
         )
         return style.svg(fig, "forest", f"Forest plot of the effect per cell. {described}.")
 
@@ -51,11 +57,19 @@ def caches(analysis: AnalysisDocument) -> str:
             # Matched arms lie on top of each other, so each gets its own line.
             ys = [y + (i - (len(names) - 1) / 2) * step for y, _ in here]
             ax.hlines(ys, 0, x, color=style.RULE, linewidth=1.2, zorder=1)
-            ax.plot(x, ys, linestyle="none", marker=marker, markersize=5, color=colour, label=fmt.one_line(name),
-                    zorder=2)
+            ax.plot(
+                x, ys, linestyle="none", marker=marker, markersize=5, color=colour, label=fmt.one_line(name), zorder=2
+            )
             for at, y, (_, arm) in zip(x, ys, here, strict=True):
-                ax.annotate(fmt.entries(arm.mean_cache), (at, y), (6, 0), textcoords="offset points", va="center",
-                            fontsize=7.5, color=style.MUTED)
+                ax.annotate(
+                    fmt.entries(arm.mean_cache),
+                    (at, y),
+                    (6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7.5,
+                    color=style.MUTED,
+                )
         _rows(ax, labels)
         known = [float(fmt.value(a.mean_cache)) for c in cells for a in c.arms.values() if a.mean_cache]
         ax.set_xlim(0, 1.12 * max(known, default=0) or 1)
@@ -63,8 +77,9 @@ def caches(analysis: AnalysisDocument) -> str:
         ax.grid(axis="x", zorder=0)
         fig.legend(loc="outside upper left", ncols=4, handletextpad=0.3)
         described = "; ".join(
-            f"{fmt.one_line(c.cell)}: " + ", ".join(f"{fmt.one_line(n)} {fmt.entries(a.mean_cache)}"
-                                                    for n, a in c.arms.items()) for c in cells
+            f"{fmt.one_line(c.cell)}: "
+            + ", ".join(f"{fmt.one_line(n)} {fmt.entries(a.mean_cache)}" for n, a in c.arms.items())
+            for c in cells
         )
         return style.svg(fig, "caches", f"Realised mean cache of each arm per cell. {described}.")
 
@@ -75,10 +90,25 @@ def _effect(ax, y: int, cell: CellResult) -> None:
     for interval, width in ((cell.interval_adjusted, 1.0), (cell.interval, 3.2)):
         low, high = (100 * float(fmt.value(v)) for v in (interval.low, interval.high))
         # butt caps: a rounded end would make the interval look longer than it is
-        ax.plot([low, high], [y, y], color=colour, linewidth=width, solid_capstyle="butt",
-                linestyle=(0, (2, 1.5)) if void else "-", zorder=2)
-    ax.plot(100 * float(fmt.value(cell.difference)), y, marker="s", markersize=6.5, color=colour, zorder=3,
-            markerfacecolor=style.PAPER if void else colour, markeredgewidth=1.4)
+        ax.plot(
+            [low, high],
+            [y, y],
+            color=colour,
+            linewidth=width,
+            solid_capstyle="butt",
+            linestyle=(0, (2, 1.5)) if void else "-",
+            zorder=2,
+        )
+    ax.plot(
+        100 * float(fmt.value(cell.difference)),
+        y,
+        marker="s",
+        markersize=6.5,
+        color=colour,
+        zorder=3,
+        markerfacecolor=style.PAPER if void else colour,
+        markeredgewidth=1.4,
+    )
 
 
 def _rows(ax, labels: list[str]) -> None:

@@ -106,6 +106,7 @@ def span(low: int | None, high: int | None) -> str:
 
 def params(given: Mapping[str, str | int | bool]) -> str:
     """Parameters as the protocol writes them, by name."""
+
     def one(v: str | int | bool) -> str:
         return str(v).lower() if isinstance(v, bool) else str(v)
 

@@ -16,8 +16,12 @@ def render(data: ReportData) -> str:
     from cask_eval.report import figures
 
     environment = Environment(
-        loader=PackageLoader("cask_eval.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
+        loader=PackageLoader("cask_eval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["short"] = fmt.short
     drawn = {}

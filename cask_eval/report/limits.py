@@ -22,23 +22,31 @@ def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified:
     if not verified:
         yield "This report was printed without verification. Run cask-eval verify on the study before relying on it."
     if level == "L0":
-        yield ("Nobody but the author vouches for the dates: a whole ledger could have been written after the results "
-               "were known.")
+        yield (
+            "Nobody but the author vouches for the dates: a whole ledger could have been written after the results "
+            "were known."
+        )
     elif level == "L1":
         yield "The dates are those of the git host, and hold as far as its history cannot be rewritten."
     if level != "L3":
-        yield ("Runs outside this toolkit leave no trace here: the held-out problems may have been tried in private "
-               "before registration.")
-        yield ("That the models wrote these outputs is shown only by running trials again "
-               "(cask-eval verify --reexecute).")
+        yield (
+            "Runs outside this toolkit leave no trace here: the held-out problems may have been tried in private "
+            "before registration."
+        )
+        yield (
+            "That the models wrote these outputs is shown only by running trials again (cask-eval verify --reexecute)."
+        )
     if Decimal(protocol.generation.temperature) == 0:
-        yield ("Decoding was greedy, so no output depends on a seed drawn from the registration: outputs made before "
-               "registration would look the same.")
-    yield ("Other studies on the same problems may exist and not be shown; those in the same ledger can be found, "
-           "others cannot.")
+        yield (
+            "Decoding was greedy, so no output depends on a seed drawn from the registration: outputs made before "
+            "registration would look the same."
+        )
+    yield (
+        "Other studies on the same problems may exist and not be shown; those in the same ledger can be found, "
+        "others cannot."
+    )
     if analysis.label == "exploratory":
         yield "The study is exploratory: its p-values describe the data and do not confirm the hypothesis."
-    yield ("A null cell is not evidence that the arms are equal: its interval shows which differences remain "
-           "possible.")
+    yield ("A null cell is not evidence that the arms are equal: its interval shows which differences remain possible.")
     yield "The result holds for these models, problems, budgets and prompts; nothing here measures any other."
     yield "Memory is counted in resident cache entries. Speed and the allocator's overhead were not measured."

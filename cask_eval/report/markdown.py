@@ -16,28 +16,60 @@ def render(data: ReportData) -> str:
 
 def _lines(d: ReportData) -> Iterator[str]:
     yield from (f"# {escape(d.decision)}", "")
-    yield from (f"{escape(d.study)} · branch {escape(d.branch)} · **{d.label}** · evidence {d.level}, {d.level_text}",
-                "")
+    yield from (
+        f"{escape(d.study)} · branch {escape(d.branch)} · **{d.label}** · evidence {d.level}, {d.level_text}",
+        "",
+    )
     yield from (f"**Hypothesis.** {escape(d.hypothesis)}", "")
     yield from (f"{escape(d.counts)}. Registered test: {escape(d.test)}.", "")
 
     yield from ("## Results", "", "Candidate minus baseline, in percentage points of accuracy.", "")
     yield from table(
-        ["Cell", "Outcome", "Effect", "SE", f"{d.interval_level} interval", f"{d.adjusted_level} interval", "W / L / T",
-         "n", "p", "p adj", f"Cache ratio, {d.ratio_level} interval"],
-        ([c.name, c.outcome_word, c.effect, c.error, c.interval, c.interval_adjusted, c.wlt, str(c.n), c.p_registered,
-          c.p_adjusted, f"{c.ratio} {c.ratio_interval}"] for c in d.cells),
+        [
+            "Cell",
+            "Outcome",
+            "Effect",
+            "SE",
+            f"{d.interval_level} interval",
+            f"{d.adjusted_level} interval",
+            "W / L / T",
+            "n",
+            "p",
+            "p adj",
+            f"Cache ratio, {d.ratio_level} interval",
+        ],
+        (
+            [
+                c.name,
+                c.outcome_word,
+                c.effect,
+                c.error,
+                c.interval,
+                c.interval_adjusted,
+                c.wlt,
+                str(c.n),
+                c.p_registered,
+                c.p_adjusted,
+                f"{c.ratio} {c.ratio_interval}",
+            ]
+            for c in d.cells
+        ),
         left=2,
     )
     for c in d.cells:
         if c.reasons:
             yield f"- {escape(c.name)}, caches {c.outcome_word if c.verdict == 'void' else c.verdict}: " + escape(
-                "; ".join(c.reasons))
+                "; ".join(c.reasons)
+            )
     if any(c.reasons for c in d.cells):
         yield ""
 
-    yield from ("## Every test", "",
-                "Only the registered test decides. Harm is the one-sided p for the candidate being worse.", "")
+    yield from (
+        "## Every test",
+        "",
+        "Only the registered test decides. Harm is the one-sided p for the candidate being worse.",
+        "",
+    )
     yield from table(
         ["Cell", *(f"{t} (registered)" if i == 0 else t for i, t in enumerate(d.tests)), "adjusted", "harm"],
         ([c.name, *(c.p[t] for t in d.tests), c.p_adjusted, c.p_veto] for c in d.cells),
@@ -46,18 +78,55 @@ def _lines(d: ReportData) -> Iterator[str]:
 
     yield from ("## Arms", "", "Caches in entries per layer and head.", "")
     yield from table(
-        ["Cell", "Arm", "Preset", "Parameters", "b′", "Accuracy", "Correct", "Mean cache", "Pooled", "Peak",
-         "Kept per head", "Active", "Tokens out", "Truncated", "Failed", "Missing"],
-        ([c.name, a.name, a.preset, a.params, a.budget, a.accuracy, a.correct, a.mean_cache, a.pooled_cache,
-          a.peak_cache, a.kept, a.active, a.output_tokens, str(a.truncated), str(a.failed), str(a.missing)]
-         for c in d.cells for a in c.arms),
+        [
+            "Cell",
+            "Arm",
+            "Preset",
+            "Parameters",
+            "b′",
+            "Accuracy",
+            "Correct",
+            "Mean cache",
+            "Pooled",
+            "Peak",
+            "Kept per head",
+            "Active",
+            "Tokens out",
+            "Truncated",
+            "Failed",
+            "Missing",
+        ],
+        (
+            [
+                c.name,
+                a.name,
+                a.preset,
+                a.params,
+                a.budget,
+                a.accuracy,
+                a.correct,
+                a.mean_cache,
+                a.pooled_cache,
+                a.peak_cache,
+                a.kept,
+                a.active,
+                a.output_tokens,
+                str(a.truncated),
+                str(a.failed),
+                str(a.missing),
+            ]
+            for c in d.cells
+            for a in c.arms
+        ),
         left=4,
     )
 
     yield from ("## Which problems flipped", "")
     for c in d.cells:
-        yield f"- {escape(c.name)}: to the candidate {_problems(c, 'candidate')}; to the baseline " \
-              f"{_problems(c, 'baseline')}"
+        yield (
+            f"- {escape(c.name)}: to the candidate {_problems(c, 'candidate')}; to the baseline "
+            f"{_problems(c, 'baseline')}"
+        )
     yield ""
 
     yield from ("## What was registered", "")
@@ -68,29 +137,55 @@ def _lines(d: ReportData) -> Iterator[str]:
     yield from _list("Deviations and notes", d.deviations or ("None recorded.",))
     if d.checks:
         yield from ("## Verification", "")
-        yield from table(["Check", "Status", "What was checked"],
-                         ([k.id, k.status, "; ".join([k.title, *k.details])] for k in d.checks), left=3)
+        yield from table(
+            ["Check", "Status", "What was checked"],
+            ([k.id, k.status, "; ".join([k.title, *k.details])] for k in d.checks),
+            left=3,
+        )
     yield from _list("What this does not prove", d.limits)
 
     yield from ("## Provenance", "")
     yield from table(["What", "Value", "Digest"], ([f.name, f.text, f.digest] for f in d.provenance), left=3)
     if d.steps:
-        yield from table(["Seq", "Event", "Time (as written)", "Hash"],
-                         ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps), left=4)
+        yield from table(
+            ["Seq", "Event", "Time (as written)", "Hash"],
+            ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps),
+            left=4,
+        )
 
 
 def _plan(plan: Plan) -> Iterator[str]:
-    yield from (f"Rule: {escape(plan.rule)}. Accuracy on the dev split, ✓ for the choice:" if plan.scores
-                else f"Rule: {escape(plan.rule)}. There was one configuration, so nothing was tuned.", "")
+    yield from (
+        f"Rule: {escape(plan.rule)}. Accuracy on the dev split, ✓ for the choice:"
+        if plan.scores
+        else f"Rule: {escape(plan.rule)}. There was one configuration, so nothing was tuned.",
+        "",
+    )
     if plan.scores:
-        rows = [[cell, *(f"✓ {s}" if i == chosen else s for i, s in enumerate(scores))]
-                for cell, scores, chosen in plan.scores.rows]
+        rows = [
+            [cell, *(f"✓ {s}" if i == chosen else s for i, s in enumerate(scores))]
+            for cell, scores, chosen in plan.scores.rows
+        ]
         yield from table(["Cell", *plan.scores.configs], [*rows, ["Mean", *plan.scores.mean]], left=1)
     yield from ("Budgets that matched the caches on the dev split:", "")
     yield from table(
         ["Cell", "Arm", "Preset", "Parameters", "Trigger", "Δ", "b", "b′", "Dev mean cache", "To match", "Ratio"],
-        ([m.cell, m.arm, m.preset, m.params, m.trigger, str(m.delta), str(m.nominal), str(m.budget), m.dev_mean,
-          m.reference_mean, m.ratio] for m in plan.matches),
+        (
+            [
+                m.cell,
+                m.arm,
+                m.preset,
+                m.params,
+                m.trigger,
+                str(m.delta),
+                str(m.nominal),
+                str(m.budget),
+                m.dev_mean,
+                m.reference_mean,
+                m.ratio,
+            ]
+            for m in plan.matches
+        ),
         left=5,
     )
 

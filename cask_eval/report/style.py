@@ -19,8 +19,14 @@ INK, MUTED, RULE = "#010203", "#010204", "#010205"
 POSITIVE, NEGATIVE, NULL, VOID = "#010206", "#010207", "#010208", "#010209"
 PAPER = "#01020a"
 _VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper",
-    POSITIVE: "positive", NEGATIVE: "negative", NULL: "null", VOID: "void",
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    PAPER: "paper",
+    POSITIVE: "positive",
+    NEGATIVE: "negative",
+    NULL: "null",
+    VOID: "void",
 }
 OUTCOME = {"positive": POSITIVE, "negative": NEGATIVE, "null": NULL, "void": VOID}
 
@@ -70,7 +76,7 @@ def svg(fig: Figure, name: str, description: str) -> str:
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
 
     # The page sizes the figure.
     opening, rest = text.split(">", 1)

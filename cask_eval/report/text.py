@@ -24,8 +24,17 @@ def render(data: ReportData) -> Text:
 
     # Aligned by hand: a pipe and a narrow terminal get the same lines.
     rows = [
-        (c.name, c.outcome_word, f"{c.effect} pp", c.interval, c.wlt, fmt.relation(c.p_registered),
-         fmt.relation(c.p_adjusted, "p_adj"), f"cache {c.ratio}") for c in data.cells
+        (
+            c.name,
+            c.outcome_word,
+            f"{c.effect} pp",
+            c.interval,
+            c.wlt,
+            fmt.relation(c.p_registered),
+            fmt.relation(c.p_adjusted, "p_adj"),
+            f"cache {c.ratio}",
+        )
+        for c in data.cells
     ]
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))] if rows else []
     for cell, row in zip(data.cells, rows, strict=True):

@@ -20,8 +20,17 @@ from cask_eval.workspace import Workspace
 
 
 def measure(
-    workspace: Workspace, model: Model, manifest: Manifest, method: str, *, limit: int, max_new_tokens: int,
-    device: str, slots: int = 64, seed: int = 0, advance: Callable[[], None] = lambda: None,
+    workspace: Workspace,
+    model: Model,
+    manifest: Manifest,
+    method: str,
+    *,
+    limit: int,
+    max_new_tokens: int,
+    device: str,
+    slots: int = 64,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[Any, int]:
     """(statistics, tokens seen) of `method` on `model`: the first `limit` problems of a development split are solved
     greedily with the full cache, then each trace (prompt and output) passes once more with its queries observed.
@@ -38,15 +47,22 @@ def measure(
     sampling = Sampling(max_new_tokens, stop_ids=models.stop_ids(decoder, tokenizer))
     requests = [Request(key, ids, seed) for key, ids in prompts.items()]
     # Sorted, because outcomes arrive in the order they finish and sums depend on the order in their last bits.
-    traces = sorted((o.key, [*prompts[o.key], *o.output_ids]) for o in
-                    generate(decoder, requests, full, 1, sampling, slots=slots))
+    traces = sorted(
+        (o.key, [*prompts[o.key], *o.output_ids]) for o in generate(decoder, requests, full, 1, sampling, slots=slots)
+    )
     for _, ids in traces:
         feed(decoder, [ids], accumulator.add)
         advance()
     provenance = {
-        "source": "cask-eval calibrate", "split": manifest.name, "split_digest": manifest.digest(),
-        "problems": len(traces), "decoding": "greedy, full cache", "max_new_tokens": max_new_tokens,
-        "dtype": model.dtype, "model_id": model.id, "revision": model.revision or "",
+        "source": "cask-eval calibrate",
+        "split": manifest.name,
+        "split_digest": manifest.digest(),
+        "problems": len(traces),
+        "decoding": "greedy, full cache",
+        "max_new_tokens": max_new_tokens,
+        "dtype": model.dtype,
+        "model_id": model.id,
+        "revision": model.revision or "",
     }
     return accumulator.finish(provenance), sum(len(ids) for _, ids in traces)
 

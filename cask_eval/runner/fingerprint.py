@@ -36,13 +36,17 @@ def methods(protocol: Protocol) -> list[PackageLock]:
     """One lock per package that the protocol's arms are built from."""
     grids = {name: [arm.params] for name, arm in protocol.arms.items()}
     grids["candidate"] = [params for _, params in configs(protocol.candidate)]
-    made = [load(protocol.arms[name].preset).make(protocol.arms[name].preset, params)
-            for name, grid in grids.items() for params in grid]
+    made = [
+        load(protocol.arms[name].preset).make(protocol.arms[name].preset, params)
+        for name, grid in grids.items()
+        for params in grid
+    ]
     locks = []
     for name, root in source_packages(made).items():
         owners = packages_distributions().get(name, [])
-        locks.append(PackageLock(name=name, version=_version(owners[0]) if owners else "unknown",
-                                 digest=digest_tree(root)))
+        locks.append(
+            PackageLock(name=name, version=_version(owners[0]) if owners else "unknown", digest=digest_tree(root))
+        )
     return locks
 
 

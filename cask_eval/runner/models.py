@@ -36,8 +36,10 @@ def folder(model: Model, workspace: Workspace) -> Path:
     if model.id.startswith((".", "/", "~")):
         raise ModelError(f"models[{model.name}].id is {model.id!r}, but {local} is not a folder")
     if model.revision is None:
-        raise ModelError(f"models[{model.name}].revision is missing: a hub id needs the commit it is pinned to, or give "
-                         f"a local folder ({local} does not exist)")
+        raise ModelError(
+            f"models[{model.name}].revision is missing: a hub id needs the commit it is pinned to, or give "
+            f"a local folder ({local} does not exist)"
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -83,7 +85,9 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], ma
     """Everything a registration says of a model. `prompts` are those of both splits; only their lengths are used.
     Raises ModelError when prompt and output can be longer than what the model was made for."""
     root = folder(model, workspace)
-    names = sorted(p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != "calibration.safetensors")
+    names = sorted(
+        p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != "calibration.safetensors"
+    )
     files = {p.name: digest_file(p) for p in names}
     decoder, tokenizer = loaded(model, workspace, device)
     shape: Geometry = geometry(decoder)
@@ -91,8 +95,10 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], ma
     calibration = calibration_file(model, workspace)
     longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
     if longest + max_new_tokens > (limit := context(decoder.config)):
-        raise ModelError(f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "
-                         f"{max_new_tokens} exceed the {limit} positions the model was made for; lower max_new_tokens")
+        raise ModelError(
+            f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "
+            f"{max_new_tokens} exceed the {limit} positions the model was made for; lower max_new_tokens"
+        )
     return ModelLock(
         name=model.name,
         id=model.id,

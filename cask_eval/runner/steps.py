@@ -91,8 +91,10 @@ def _refuse_broken(records: list[Record], chosen: Select) -> None:
         mine = [r for r in records if (r.cell, r.arm, r.config) == (cell, "candidate", config)]
         if mine and all(r.failure for r in mine):
             fault = mine[0].failure
-            raise StateError(f"cell {cell}: every dev trial of the candidate ({config}) failed, so nothing is frozen; the "
-                             f"first said {fault.error}: {fault.message}. Mend the method and register a new study")
+            raise StateError(
+                f"cell {cell}: every dev trial of the candidate ({config}) failed, so nothing is frozen; the "
+                f"first said {fault.error}: {fault.message}. Mend the method and register a new study"
+            )
 
 
 def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
@@ -130,8 +132,11 @@ def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Wat
             _complete(store, expected)
             _end_session(ledger, name, session, True, store, workspace)
         _say_failures(store, watch)
-        payload = Close(records=_commit(store, workspace), methods=fingerprint.methods(study.protocol),
-                        environment=fingerprint.environment(device))
+        payload = Close(
+            records=_commit(store, workspace),
+            methods=fingerprint.methods(study.protocol),
+            environment=fingerprint.environment(device),
+        )
         return ledger.append(name, "close", payload, allow=guard(name, "close"))
 
 
@@ -141,8 +146,10 @@ def _is_complete(state: StudyState) -> bool:
 
 def _consume(ledger: Ledger, name: str, expected: list, store: RecordStore, device: str) -> None:
     if store.done:
-        raise DriftError(f"{store.path} holds {len(store.done)} held-out records, but the split was never consumed; "
-                         "move the file away and find out where it comes from")
+        raise DriftError(
+            f"{store.path} holds {len(store.done)} held-out records, but the split was never consumed; "
+            "move the file away and find out where it comes from"
+        )
     payload = Consume(expected=len(expected), keys=keys_root(expected), environment=fingerprint.environment(device))
     ledger.append(name, "consume", payload, allow=guard(name, "consume"))
 
@@ -158,8 +165,10 @@ def _say_failures(store: RecordStore, watch: Watch) -> None:
     for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
         faults = list(group)
         first = faults[0].failure
-        watch.say(f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} failed and count as wrong; the "
-                  f"first said {first.error}: {first.message}")
+        watch.say(
+            f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} failed and count as wrong; the "
+            f"first said {first.error}: {first.message}"
+        )
 
 
 def _reopen(workspace: Workspace, registered, device: str) -> Study:
@@ -183,6 +192,7 @@ def _complete(store: RecordStore, expected: list) -> None:
         raise StateError(f"{len(missing)} trials have no record, the first being {missing[0]}; run the command again")
     extra = set(store.done) - set(expected)
     if extra:
-        raise DriftError(f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "
-                         f"{min(extra)}; move the file away and find out where they come from")
-
+        raise DriftError(
+            f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "
+            f"{min(extra)}; move the file away and find out where they come from"
+        )

@@ -29,8 +29,12 @@ class Split:
     problems: list[Problem]
 
     def lock(self) -> SplitLock:
-        return SplitLock(path=self.path, digest=self.manifest.digest(), merkle_root=self.manifest.merkle_root,
-                         count=len(self.problems))
+        return SplitLock(
+            path=self.path,
+            digest=self.manifest.digest(),
+            merkle_root=self.manifest.merkle_root,
+            count=len(self.problems),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def open_study(workspace: Workspace, path: Path) -> Study:
     dev, heldout = (_split(workspace, task, protocol, role) for role in ("dev", "heldout"))
     shared = overlaps(dev.manifest, heldout.manifest)
     if shared:
-        raise SplitError("dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10]))
+        raise SplitError(
+            "dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10])
+        )
     return Study(workspace, loaded, task, dev, heldout)
 
 
@@ -71,8 +77,10 @@ def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Sp
         raise SplitError(f"task.{role}: {path} does not exist; write it with `cask-eval split freeze`")
     manifest = read(path)
     if manifest.role != role or manifest.task != protocol.task.name:
-        raise SplitError(f"task.{role}: {relative} is the {manifest.role} split of task {manifest.task!r}, "
-                         f"not the {role} split of {protocol.task.name!r}")
+        raise SplitError(
+            f"task.{role}: {relative} is the {manifest.role} split of task {manifest.task!r}, "
+            f"not the {role} split of {protocol.task.name!r}"
+        )
     problems = task.problems(manifest.source)
     faults = check_manifest(manifest) + check_problems(manifest, problems)
     if faults:
@@ -89,8 +97,10 @@ def check_methods(protocol: Protocol, locks: list) -> None:
             method = preset.make(arm.preset, params)
             for lock in locks:
                 if method.calibrated and lock.calibration is None:
-                    raise MethodError(f"{name}: {arm.preset} needs calibration statistics, but models[{lock.name}]"
-                                      ".calibration is missing; run `cask-eval calibrate` or use 'bundled'")
+                    raise MethodError(
+                        f"{name}: {arm.preset} needs calibration statistics, but models[{lock.name}]"
+                        ".calibration is missing; run `cask-eval calibrate` or use 'bundled'"
+                    )
                 for budget in protocol.budgets:
                     try:
                         method.check(lock.max_prompt_tokens, budget)
@@ -126,8 +136,11 @@ def refuse_drift(study: Study, registered: Register, device: str) -> Register:
         if before != after:
             differences.append(f"{field}: {_first_difference(field, _plain(before), _plain(after))}")
     if differences:
-        raise DriftError("something differs from the registration, so nothing was run:\n  " + "\n  ".join(differences)
-                         + "\nRestore what was registered, or register a new study under another name.")
+        raise DriftError(
+            "something differs from the registration, so nothing was run:\n  "
+            + "\n  ".join(differences)
+            + "\nRestore what was registered, or register a new study under another name."
+        )
     return now
 
 
@@ -145,4 +158,3 @@ def _first_difference(where: str, before: Any, after: Any) -> str:
             if before.get(key) != after.get(key):
                 return _first_difference(f"{where}.{key}", before.get(key), after.get(key))
     return f"{where} was {before}, is {after}"
-

@@ -58,18 +58,26 @@ class Bench:
         decoder, tokenizer = models.loaded(model, study.workspace, self.device)
         wanted = {
             batch.key(p.id, s): p
-            for p in study.split(batch.phase).problems for s in range(study.protocol.generation.samples)
+            for p in study.split(batch.phase).problems
+            for s in range(study.protocol.generation.samples)
             if batch.key(p.id, s) not in done
         }
         if not wanted:
             return
         digests = {item.id: item.digest for item in study.split(batch.phase).manifest.items}
         generation = study.protocol.generation
-        sampling = Sampling(generation.max_new_tokens, float(generation.temperature), float(generation.top_p),
-                            models.stop_ids(decoder, tokenizer))
+        sampling = Sampling(
+            generation.max_new_tokens,
+            float(generation.temperature),
+            float(generation.top_p),
+            models.stop_ids(decoder, tokenizer),
+        )
         requests = [
-            Request(key, tuple(tokenizer(p.prompt)["input_ids"]),
-                    int(trial_seed(self.registration, batch.cell.name, p.id, key[-1], phase=batch.phase), 16))
+            Request(
+                key,
+                tuple(tokenizer(p.prompt)["input_ids"]),
+                int(trial_seed(self.registration, batch.cell.name, p.id, key[-1], phase=batch.phase), 16),
+            )
             for key, p in wanted.items()
         ]
         lengths = {r.key: len(r.prompt_ids) for r in requests}
@@ -127,8 +135,9 @@ class Bench:
                     yield from self._outcomes(decoder, part, policy, budget, sampling, slots)
                 return
 
-    def _record(self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault,
-                sampling: Sampling) -> Record:
+    def _record(
+        self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault, sampling: Sampling
+    ) -> Record:
         failed = isinstance(result, _Fault)
         ids = [] if failed else list(result.output_ids)
         text = "" if failed else tokenizer.decode(ids, skip_special_tokens=True)
@@ -137,14 +146,23 @@ class Bench:
         return Record(
             study=self.study.protocol.study,
             registration=self.registration,
-            phase=batch.phase, cell=batch.cell.name, arm=batch.arm, config=batch.config,
-            problem=problem.id, problem_digest=digests[problem.id], sample=sample,
+            phase=batch.phase,
+            cell=batch.cell.name,
+            arm=batch.arm,
+            config=batch.config,
+            problem=problem.id,
+            problem_digest=digests[problem.id],
+            sample=sample,
             seed=trial_seed(self.registration, batch.cell.name, problem.id, sample, phase=batch.phase),
             status="failed" if failed else "finished" if result.stopped else "truncated",
             failure=Failure(kind=result.kind, error=result.error, message=result.message[:500]) if failed else None,
-            prompt_tokens=lengths[result.key], output_tokens=len(ids), output=text, output_ids=ids,
-            grade=GradeRecord(correct=grade.correct and not failed, extracted=grade.extracted, how=grade.how,
-                              grader=grade.grader),
+            prompt_tokens=lengths[result.key],
+            output_tokens=len(ids),
+            output=text,
+            output_ids=ids,
+            grade=GradeRecord(
+                correct=grade.correct and not failed, extracted=grade.extracted, how=grade.how, grader=grade.grader
+            ),
             residency=None if failed else ResidencyRecord(**result.residency.to_json()),
             kept_min=None if failed else result.kept_min,
             kept_max=None if failed else result.kept_max,

@@ -31,8 +31,10 @@ def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longes
         lengths, mean = measured(baseline_records)
     except ValueError:
         fault = next((r.failure for r in baseline_records if r.failure), None)
-        raise StateError(f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
-                         + (f"; the first said {fault.error}: {fault.message}" if fault else "")) from None
+        raise StateError(
+            f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
+            + (f"; the first said {fault.error}: {fault.message}" if fault else "")
+        ) from None
     out = {"": baseline(protocol, cell, mean)}
     for config, _ in configs(protocol.candidate):
         out[config] = _matched(protocol, cell, "candidate", config, lengths, mean)
@@ -42,8 +44,10 @@ def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longes
         try:
             method.check(longest, choice.schedule.budget)
         except MethodError as error:
-            raise MethodError(f"cell {cell.name}, arm {arm}, matched from budget {cell.budget} to the baseline's mean "
-                              f"cache of {float(mean):.1f}: {error}") from None
+            raise MethodError(
+                f"cell {cell.name}, arm {arm}, matched from budget {cell.budget} to the baseline's mean "
+                f"cache of {float(mean):.1f}: {error}"
+            ) from None
     return out
 
 

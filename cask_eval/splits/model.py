@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cask_eval.canonical import canonical, digest, merkle_root
-from cask_eval.protocol.model import Name, Strict
-
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+from cask_eval.fields import Digest, Name, Strict
 
 
 class Item(Strict):

@@ -29,8 +29,10 @@ def connor_sample_size(
     _check_design(discordance, alpha, power, alternative)
     delta = abs(difference)
     if not 0 < delta <= discordance:
-        raise ValueError(f"a difference of {difference} cannot come from discordance {discordance}; "
-                         "it must not be zero or larger than the discordance")
+        raise ValueError(
+            f"a difference of {difference} cannot come from discordance {discordance}; "
+            "it must not be zero or larger than the discordance"
+        )
     a, b = _z(alpha, power, alternative)
     return ceil((a * sqrt(discordance) + b * sqrt(discordance - delta**2)) ** 2 / delta**2)
 

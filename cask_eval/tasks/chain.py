@@ -62,8 +62,30 @@ _STOP = "stop,"
 
 #: Words of the prompt and scratchpad that are neither keys, pointers, numbers nor registers.
 WORDS = (
-    *RECAPS.values(), *_NOISE, _STOP, "begin", "with", "we", "are", "at", "so", "read", "which", "means", "that",
-    "before", "and", "after", ".", "then", "go", "to", "in", "sum", MARKER, "0",
+    *RECAPS.values(),
+    *_NOISE,
+    _STOP,
+    "begin",
+    "with",
+    "we",
+    "are",
+    "at",
+    "so",
+    "read",
+    "which",
+    "means",
+    "that",
+    "before",
+    "and",
+    "after",
+    ".",
+    "then",
+    "go",
+    "to",
+    "in",
+    "sum",
+    MARKER,
+    "0",
 )
 
 

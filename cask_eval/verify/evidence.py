@@ -149,9 +149,7 @@ class Evidence:
             return None
         ids = [item.id for item in self.heldout_manifest.items]
         try:
-            return analyse(
-                self.protocol, self.registration, self.select, self.heldout.records, ids, label=self.label
-            )
+            return analyse(self.protocol, self.registration, self.select, self.heldout.records, ids, label=self.label)
         except (CaskError, ValueError, ArithmeticError, LookupError) as error:
             return f"the analysis cannot be done again: {error}"
 

@@ -83,9 +83,7 @@ class Verdict:
         }
 
 
-def verify(
-    workspace: Workspace | str | Path, study: str, *, head: str | None = None, require: Level = "L2"
-) -> Verdict:
+def verify(workspace: Workspace | str | Path, study: str, *, head: str | None = None, require: Level = "L2") -> Verdict:
     """Check everything that `study` left in the workspace. `head` is a ledger hash that the reviewer noted earlier.
 
     Reads files only: no network, no torch, and nothing in the evidence is executed. Raises CaskError when the study's

@@ -44,8 +44,10 @@ class Statistics:
 
     def __post_init__(self):
         if not (self.c_re.ndim == 3 and self.c_re.shape == self.c_im.shape == self.m.shape):
-            raise MethodError(f"calibration tensors must share one shape [layers, query heads, frequencies], not "
-                              f"{tuple(self.c_re.shape)}, {tuple(self.c_im.shape)} and {tuple(self.m.shape)}")
+            raise MethodError(
+                f"calibration tensors must share one shape [layers, query heads, frequencies], not "
+                f"{tuple(self.c_re.shape)}, {tuple(self.c_im.shape)} and {tuple(self.m.shape)}"
+            )
         for name in ("c_re", "c_im", "m"):
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise MethodError(f"calibration tensor {name} holds NaN or infinity")
@@ -95,8 +97,10 @@ class Statistics:
             if worst > 1e-5:
                 faults.append(f"rotary frequencies differ by up to {worst:.1e} relative (1e-5 is allowed)")
         if faults:
-            raise MethodError(f"the calibration statistics ({self.model or 'model not named'}) do not fit the model "
-                              f"{geometry.name}: " + "; ".join(faults))
+            raise MethodError(
+                f"the calibration statistics ({self.model or 'model not named'}) do not fit the model "
+                f"{geometry.name}: " + "; ".join(faults)
+            )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file. The same statistics give the same bytes."""
@@ -123,10 +127,17 @@ def load(path: str | Path) -> Statistics:
         raise MethodError(f"calibration file {path} cannot be read: {e}") from None
     missing = [k for k in ("c_re", "c_im", "m") if k not in tensors]
     if about.get("format") != FORMAT or missing:
-        raise MethodError(f"calibration file {path} is not a {FORMAT} file" +
-                          (f"; it lacks {', '.join(missing)}" if missing else ""))
-    return Statistics(tensors["c_re"], tensors["c_im"], tensors["m"], tensors.get("inv_freq"),
-                      about.get("model", ""), about.get("provenance", {}))
+        raise MethodError(
+            f"calibration file {path} is not a {FORMAT} file" + (f"; it lacks {', '.join(missing)}" if missing else "")
+        )
+    return Statistics(
+        tensors["c_re"],
+        tensors["c_im"],
+        tensors["m"],
+        tensors.get("inv_freq"),
+        about.get("model", ""),
+        about.get("provenance", {}),
+    )
 
 
 def load_official(path: str | Path) -> Statistics:
@@ -150,8 +161,9 @@ def load_official(path: str | Path) -> Statistics:
     lacking = sorted({(a, b) for a in range(layers) for b in range(heads)} - set(named))
     if lacking:
         shown = ", ".join(f"layer {a} head {b}" for a, b in lacking[:8])
-        raise MethodError(f"{path} lacks {len(lacking)} of {layers * heads} heads: {shown}"
-                          + (" …" if len(lacking) > 8 else ""))
+        raise MethodError(
+            f"{path} lacks {len(lacking)} of {layers * heads} heads: {shown}" + (" …" if len(lacking) > 8 else "")
+        )
     out = {k: torch.empty(layers, heads, head_dim // 2) for k in ("q_mean_real", "q_mean_imag", "q_abs_mean")}
     for key, entry in stats.items():
         layer, head = map(int, _HEAD.fullmatch(key).groups())
@@ -161,15 +173,22 @@ def load_official(path: str | Path) -> Statistics:
                 raise MethodError(f"{path}: {key}.{k} is missing or not of {head_dim // 2} frequencies")
             into[layer, head] = value.float()
     about = {k: v for k, v in meta.items() if isinstance(v, (str, int, float, bool)) and k != "model_name"}
-    return Statistics(out["q_mean_real"], out["q_mean_imag"], out["q_abs_mean"], None,
-                      str(meta.get("model_name", "")), {"source": "triattention .pt", **about})
+    return Statistics(
+        out["q_mean_real"],
+        out["q_mean_imag"],
+        out["q_abs_mean"],
+        None,
+        str(meta.get("model_name", "")),
+        {"source": "triattention .pt", **about},
+    )
 
 
 class Accumulator:
     """Streaming moments of pre-RoPE queries, in fp64; adding in chunks equals adding at once."""
 
-    def __init__(self, layers: int, query_heads: int, head_dim: int, *, inv_freq: Tensor | None = None,
-                 model: str = "") -> None:
+    def __init__(
+        self, layers: int, query_heads: int, head_dim: int, *, inv_freq: Tensor | None = None, model: str = ""
+    ) -> None:
         shape = (layers, query_heads, head_dim // 2)
         self.inv_freq, self.model = inv_freq, model
         self._re, self._im, self._abs = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))

@@ -146,7 +146,7 @@ PROTOCOLS = {
     "duplicate": (template() + "study: again\n", "study: appears twice, first at line"),
     "anchor": (template().replace("budgets: [", "budgets: &b ["), "&b is an anchor"),
     "alias": (template() + "more: *b\n", "*b is an alias; write the value out"),
-    "decimal": (template().replace("budgets: [64", "budgets: [64.5"), 'budgets[0]: 64.5 is an unquoted decimal'),
+    "decimal": (template().replace("budgets: [64", "budgets: [64.5"), "budgets[0]: 64.5 is an unquoted decimal"),
     "huge": (template().replace("budgets: [64", f"budgets: [{'9' * 30}"), "is beyond ±9007199254740991"),
     "misspelt": (template().replace("hypothesis:", "hypotesis:"), "did you mean `hypothesis`?"),
     "procedure": (template().replace("paired_bootstrap", "paired_bootstap"), "did you mean 'paired_bootstrap'?"),

@@ -41,9 +41,7 @@ def choice(preset: str, budget: int, prompt: str = "pinned") -> ArmChoice:
 
 
 def select(study: Protocol) -> Select:
-    arms = {
-        c.name: {name: choice(arm.preset, c.budget) for name, arm in study.arms.items()} for c in study.cells
-    }
+    arms = {c.name: {name: choice(arm.preset, c.budget) for name, arm in study.arms.items()} for c in study.cells}
     return Select(rule="max_mean_accuracy", scores={}, chosen={}, arms=arms)
 
 
@@ -74,8 +72,9 @@ def record(cell: str, arm: str, problem: str, correct: bool, *, sample: int = 0,
         sample=sample,
         seed="0" * 32,
         grade=GradeRecord(correct=correct, extracted=None, how="test", grader="test/1"),
-        residency=None if held is None else ResidencyRecord.model_validate(held.to_json() | {
-            "events": [list(e) for e in held.events]}),
+        residency=None
+        if held is None
+        else ResidencyRecord.model_validate(held.to_json() | {"events": [list(e) for e in held.events]}),
         **fields,
     )
 

@@ -91,9 +91,7 @@ whens = st.dictionaries(
 @given(st.lists(whens, min_size=1, max_size=4), st.integers(1, 5))
 def test_reachability_equals_trying_every_outcome(specs, m):
     listed = branches(*specs, None)
-    taken = {
-        next(b.name for b in listed if matches(b, *o)) for o in product(range(m + 1), repeat=3) if sum(o) <= m
-    }
+    taken = {next(b.name for b in listed if matches(b, *o)) for o in product(range(m + 1), repeat=3) if sum(o) <= m}
     unreachable = {b.name for b in listed} - taken
     assert {p.split("'")[1] for p in check(listed, m)} == unreachable
 

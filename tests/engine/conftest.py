@@ -1,8 +1,8 @@
 import pytest
 import torch
+from engine_models import FAMILIES, build
 
 from cask_eval.engine.attention import NAME
-from engine_models import FAMILIES, build
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,13 +6,13 @@ scorers from its own keys, and must arrive at the same kept positions and the sa
 
 import pytest
 import torch
+from engine_models import prompts
 from test_generate import bound, statistics
 
 from cask_eval.engine import registry
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import geometry
 from cask_eval.engine.sampling import Sampling
-from engine_models import prompts
 
 DELTA, BUDGET, STEPS = 4, 9, 26
 
@@ -80,8 +80,9 @@ def triattention_scores(keys, positions, length, shape, stats, group):
     return torch.stack(z).amax(0)
 
 
-@pytest.mark.parametrize("preset, prompt", [("recency", "compete"), ("triattention", "pinned"),
-                                            ("triattention", "compete")])
+@pytest.mark.parametrize(
+    "preset, prompt", [("recency", "compete"), ("triattention", "pinned"), ("triattention", "compete")]
+)
 @torch.inference_mode()
 def test_kept_positions_and_logits_are_those_of_the_dense_reference(model, dense, preset, prompt, tmp_path_factory):
     shape, ids = geometry(model), prompts(1, 5, 8)[0]
@@ -118,8 +119,7 @@ def test_kept_positions_and_logits_are_those_of_the_dense_reference(model, dense
                     safe, rest = here[here < pinned], here[here >= pinned]
                     if preset == "triattention":
                         stats = type("S", (), {k: getattr(raw, k)[layer] for k in ("c_re", "c_im", "m")})
-                    s = score(keys[layer, head][rest], rest, t, shape, stats,
-                              range(head * groups, (head + 1) * groups))
+                    s = score(keys[layer, head][rest], rest, t, shape, stats, range(head * groups, (head + 1) * groups))
                     order = sorted(range(len(rest)), key=lambda i: (-float(s[i]), i))[: BUDGET - len(safe)]
                     stay = sorted([*safe.tolist(), *rest[order].tolist()])
                     event[-1].append(stay)

@@ -30,15 +30,18 @@ def statistics(model, tmp_path_factory):
 
 
 def requests(count=7):
-    return [Request(i, ids, (i + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128) for i, ids in enumerate(prompts(count))]
+    return [
+        Request(i, ids, (i + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128) for i, ids in enumerate(prompts(count))
+    ]
 
 
 def run(model, wanted, policy, budget, sampling, **kwargs):
     return {o.key: o for o in generate(model, wanted, policy, budget, sampling, **kwargs)}
 
 
-@pytest.mark.parametrize("preset, params, budget", [("fullkv", {}, 1), ("recency", {"delta": 4}, 64),
-                                                    ("random_pp", {"delta": 4}, 64)])
+@pytest.mark.parametrize(
+    "preset, params, budget", [("fullkv", {}, 1), ("recency", {"delta": 4}, 64), ("random_pp", {"delta": 4}, 64)]
+)
 def test_a_budget_beyond_the_length_equals_generate(model, plain, preset, params, budget):
     out = run(model, requests(), bound(model, preset, **params), budget, Sampling(24), slots=4)
     for request in requests():

@@ -12,12 +12,15 @@ from cask_eval.engine.model import check_config, load_model
 from cask_eval.errors import ModelError
 
 
-@pytest.mark.parametrize("config, message", [
-    (GPT2Config(), "gpt2"),
-    (MistralConfig(**SIZES, sliding_window=64), "sliding"),
-    (Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1), "sliding_attention"),
-    (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "dynamic"),
-])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (GPT2Config(), "gpt2"),
+        (MistralConfig(**SIZES, sliding_window=64), "sliding"),
+        (Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1), "sliding_attention"),
+        (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "dynamic"),
+    ],
+)
 def test_unsupported_architectures_are_named(config, message):
     with pytest.raises(ModelError, match=message):
         check_config(config)
@@ -44,12 +47,16 @@ def test_weights_that_are_missing_are_not_made_up(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
-    lambda folder: edit(folder, head_dim=64),
-    lambda folder: (folder / "config.json").write_text("{"),
-    lambda folder: (folder / "tokenizer.json").unlink(),
-], ids=["weights", "shape", "config", "tokenizer"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
+        lambda folder: edit(folder, head_dim=64),
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+    ],
+    ids=["weights", "shape", "config", "tokenizer"],
+)
 def test_a_damaged_folder_is_a_clear_error(folder, damage):
     damage(folder)
     with pytest.raises(ModelError, match="cannot be loaded"):

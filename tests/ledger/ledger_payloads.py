@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cask_eval.canonical import ZERO
+from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     Analysis,
     ArmChoice,
@@ -17,7 +18,6 @@ from cask_eval.ledger.events import (
     Select,
     SplitLock,
 )
-from cask_eval.protocol.model import Strict
 
 COMMIT = RecordsCommit(path="reports/s/dev.jsonl", count=1, merkle_root=ZERO)
 ENVIRONMENT = Environment(

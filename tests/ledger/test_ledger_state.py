@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from ledger_payloads import make_payload
 
 from cask_eval.canonical import ZERO

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from cask_methods.calibration import Statistics
 
 from cask_eval.engine.contract import Entries, Geometry
-from cask_methods.calibration import Statistics
 
 torch.set_num_threads(1)
 
@@ -23,8 +23,17 @@ def statistics(geo: Geometry, seed=0, dtype=torch.float32) -> Statistics:
     return Statistics(re.to(dtype), im.to(dtype), m.to(dtype), geo.inv_freq, "tiny")
 
 
-def entries(geo: Geometry, lengths=(20, 14, 7), prompts=(5, 3, 2), seed=0, dtype=torch.float32, scattered=True,
-            events=None, seeds=None, junk=True) -> Entries:
+def entries(
+    geo: Geometry,
+    lengths=(20, 14, 7),
+    prompts=(5, 3, 2),
+    seed=0,
+    dtype=torch.float32,
+    scattered=True,
+    events=None,
+    seeds=None,
+    junk=True,
+) -> Entries:
     """Entries with `lengths` residents a sequence, each at ascending positions with gaps where tokens were evicted;
     the prompt is resident in full. Padding holds NaN when `junk`."""
     g = torch.Generator().manual_seed(seed)
@@ -51,5 +60,13 @@ def single(e: Entries, row: int) -> Entries:
     """Sequence `row` on its own, without padding."""
     n = int((e.positions[0, row, 0] >= 0).sum())
     pick = slice(row, row + 1)
-    return Entries(e.keys[:, pick, :, :n], e.values[:, pick, :, :n], e.positions[:, pick, :, :n],
-                   e.prompt_tokens[pick], e.length[pick], e.seeds[pick], e.events[pick], e.geometry)
+    return Entries(
+        e.keys[:, pick, :, :n],
+        e.values[:, pick, :, :n],
+        e.positions[:, pick, :, :n],
+        e.prompt_tokens[pick],
+        e.length[pick],
+        e.seeds[pick],
+        e.events[pick],
+        e.geometry,
+    )

@@ -4,26 +4,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from cask_methods.calibration import Accumulator, Statistics, load
 from method_cases import geometry, statistics
 
 from cask_eval.errors import MethodError
-from cask_methods.calibration import Accumulator, Statistics, load
 
 OFFICIAL = os.environ.get("CASK_TRIATTENTION_PT") or (
-    Path(__file__).resolve().parents[2] / "../shared/data/triattention_ds_qwen7b.pt")
+    Path(__file__).resolve().parents[2] / "../shared/data/triattention_ds_qwen7b.pt"
+)
 
 
 def official(path, layers=2, heads=3, half=4, style="half", drop=()):
     g = torch.Generator().manual_seed(0)
     stats = {
-        f"layer{a:02d}_head{b:02d}": {"q_mean_real": torch.randn(half, generator=g),
-                                      "q_mean_imag": torch.randn(half, generator=g),
-                                      "q_abs_mean": 3 + torch.rand(half, generator=g)}
-        for a in range(layers) for b in range(heads) if (a, b) not in drop
+        f"layer{a:02d}_head{b:02d}": {
+            "q_mean_real": torch.randn(half, generator=g),
+            "q_mean_imag": torch.randn(half, generator=g),
+            "q_abs_mean": 3 + torch.rand(half, generator=g),
+        }
+        for a in range(layers)
+        for b in range(heads)
+        if (a, b) not in drop
     }
     sampled = [[a, b] for a in range(layers) for b in range(heads)]
-    torch.save({"metadata": {"rope_style": style, "head_dim": 2 * half, "model_name": "toy", "sampled_heads": sampled},
-                "stats": stats}, path)
+    torch.save(
+        {
+            "metadata": {"rope_style": style, "head_dim": 2 * half, "model_name": "toy", "sampled_heads": sampled},
+            "stats": stats,
+        },
+        path,
+    )
     return stats
 
 
@@ -37,10 +47,13 @@ def test_reads_the_official_schema(tmp_path):
     assert got.inv_freq is None
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"drop": [(0, 1), (1, 0)]}, "lacks 2 of 6 heads: layer 0 head 1, layer 1 head 0"),
-    ({"style": "interleaved"}, "interleaved"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"drop": [(0, 1), (1, 0)]}, "lacks 2 of 6 heads: layer 0 head 1, layer 1 head 0"),
+        ({"style": "interleaved"}, "interleaved"),
+    ],
+)
 def test_refuses_an_official_file_that_does_not_serve(tmp_path, change, says):
     official(tmp_path / "toy.pt", **change)
     with pytest.raises(MethodError, match=says):

@@ -5,12 +5,11 @@ import math
 
 import pytest
 import torch
+from cask_methods.selectors.diverse import Diverse, greedy, spread, unit_vectors
+from cask_methods.selectors.top_k import TopK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_cases import entries, geometry, single
-
-from cask_methods.selectors.diverse import Diverse, greedy, spread, unit_vectors
-from cask_methods.selectors.top_k import TopK
 
 
 def cosine(a, b):
@@ -24,13 +23,18 @@ def oracle(scores, vectors, candidates, quota, lam, tau="std", agree_with=None):
     s = [float(x) for x in scores]
     pool = [i for i in range(len(s)) if candidates[i]]
     mean = sum(s[i] for i in pool) / len(pool)
-    unit = {"std": math.sqrt(sum((s[i] - mean) ** 2 for i in pool) / len(pool)), "1": 1.0,
-            "range": max(s[i] for i in pool) - min(s[i] for i in pool)}[tau]
+    unit = {
+        "std": math.sqrt(sum((s[i] - mean) ** 2 for i in pool) / len(pool)),
+        "1": 1.0,
+        "range": max(s[i] for i in pool) - min(s[i] for i in pool),
+    }[tau]
     picked = []
     while len(picked) < quota:
+
         def gain(i):
             likeness = [sum(cosine(v[i], v[j]) for v in vectors) / len(vectors) for j in picked]
             return s[i] - lam * unit * max([0.0, *likeness])
+
         gains = {i: gain(i) for i in pool if i not in picked}
         best = max(gains.values())
         close = [i for i in gains if gains[i] > best - 1e-5]
@@ -59,8 +63,14 @@ def order(values, scores, quota, lam, path="gram"):
     e, s, mask = row(values, scores)
     weight = lam * spread(s, mask, "std") if lam else torch.zeros(1, 1, 1, 1)
     n = s.shape[-1]
-    return greedy(s.view(1, n), mask.view(1, n), weight.view(1, 1), unit_vectors(e.values, mask).view(1, n, -1),
-                  torch.tensor([quota]), path)[0].tolist()
+    return greedy(
+        s.view(1, n),
+        mask.view(1, n),
+        weight.view(1, 1),
+        unit_vectors(e.values, mask).view(1, n, -1),
+        torch.tensor([quota]),
+        path,
+    )[0].tolist()
 
 
 @pytest.mark.parametrize("path", ["gram", "incremental"])
@@ -85,8 +95,15 @@ def test_equals_the_fp64_oracle(path, tau, shared):
             for h in range(geo.kv_heads):
                 mine = set(got[layer, r, h].nonzero().flatten().tolist())
                 layers = range(geo.layers) if shared else [layer]
-                want = oracle(scores[layer, r, h], [e.values[k, r, h].tolist() for k in layers],
-                              candidates[layer, r, h], int(quota[layer, r, h]), 0.7, tau, agree_with=mine)
+                want = oracle(
+                    scores[layer, r, h],
+                    [e.values[k, r, h].tolist() for k in layers],
+                    candidates[layer, r, h],
+                    int(quota[layer, r, h]),
+                    0.7,
+                    tau,
+                    agree_with=mine,
+                )
                 assert mine == set(want)
 
 
@@ -116,8 +133,14 @@ def test_null_setting_is_the_stable_top_k(seed, n, levels, constant):
     stable = [i for _, i in sorted((-float(scores[0, 0, 0, i]), i) for i in range(n) if mask[0, 0, 0, i])][: int(quota)]
     assert set(stable) == set(want[0, 0, 0].nonzero().flatten().tolist())
     for path in ("gram", "incremental"):
-        got = greedy(scores.view(1, n), mask.view(1, n), torch.zeros(1, 1),
-                     unit_vectors(e.values, mask).view(1, n, -1), quota.view(1), path)
+        got = greedy(
+            scores.view(1, n),
+            mask.view(1, n),
+            torch.zeros(1, 1),
+            unit_vectors(e.values, mask).view(1, n, -1),
+            quota.view(1),
+            path,
+        )
         assert got[0].tolist() == stable
 
 
@@ -205,8 +228,9 @@ def test_rows_of_unequal_quota_equal_rows_on_their_own():
         for r in range(3):
             alone = single(e, r)
             n = alone.positions.shape[-1]
-            got = Diverse().select(scores[: len(mask), r : r + 1, :, :n], mask[:, r : r + 1, :, :n],
-                                   quota[:, r : r + 1], alone)
+            got = Diverse().select(
+                scores[: len(mask), r : r + 1, :, :n], mask[:, r : r + 1, :, :n], quota[:, r : r + 1], alone
+            )
             assert torch.equal(got, batch[:, r : r + 1, :, :n])
             assert not batch[:, r, :, n:].any()
 
@@ -233,8 +257,10 @@ def test_spaces_differ_as_named():
         unit = unit_vectors(e.keys if space == "keys" else e.values, mask, centred=space == "values_centred")[0, 0, 0]
         assert float(unit[0] @ unit[1]) == pytest.approx(want, abs=0.01)
     two = torch.tensor([[[2]]])
-    got = {s: Diverse(2.0, "std", s).select(scores, mask, two, e)[0, 0, 0].tolist() for s in
-           ("values", "values_centred", "keys")}
+    got = {
+        s: Diverse(2.0, "std", s).select(scores, mask, two, e)[0, 0, 0].tolist()
+        for s in ("values", "values_centred", "keys")
+    }
     assert got["values_centred"] == got["keys"] == [True, True, False, False]
 
 

@@ -6,6 +6,11 @@ import sys
 
 import pytest
 import torch
+from cask_methods.presets.alpha import Alpha
+from cask_methods.presets.fullkv import FullKV
+from cask_methods.presets.random_pp import RandomPP
+from cask_methods.presets.recency import Recency
+from cask_methods.presets.triattention import TriAttention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_cases import entries, geometry, single, statistics
@@ -13,16 +18,18 @@ from method_cases import entries, geometry, single, statistics
 from cask_eval.engine import registry
 from cask_eval.engine.method import Method, Policy
 from cask_eval.errors import MethodError
-from cask_methods.presets.alpha import Alpha
-from cask_methods.presets.fullkv import FullKV
-from cask_methods.presets.random_pp import RandomPP
-from cask_methods.presets.recency import Recency
-from cask_methods.presets.triattention import TriAttention
 
 EVICTING = [
-    RandomPP(), RandomPP(sampling="reservoir", recent=2), Recency(), Recency(prompt="pinned", sink=0),
-    TriAttention(), TriAttention(mode="per_head", prompt="compete"), TriAttention(recent=3, aggregation="max"),
-    Alpha(), Alpha(mode="per_head"), Alpha(space="keys", tau="range", prompt="compete", sink=2, recent=2),
+    RandomPP(),
+    RandomPP(sampling="reservoir", recent=2),
+    Recency(),
+    Recency(prompt="pinned", sink=0),
+    TriAttention(),
+    TriAttention(mode="per_head", prompt="compete"),
+    TriAttention(recent=3, aggregation="max"),
+    Alpha(),
+    Alpha(mode="per_head"),
+    Alpha(space="keys", tau="range", prompt="compete", sink=2, recent=2),
 ]
 IDS = [f"{type(m).__name__}-{i}" for i, m in enumerate(EVICTING)]
 
@@ -167,18 +174,21 @@ def test_protected_counts():
     assert FullKV().protected_count(30) == 0
 
 
-@pytest.mark.parametrize(("params", "says"), [
-    ({"lambda": "much"}, "lambda is 'much'; write a decimal"),
-    ({"lambda": "NaN"}, "lambda is 'NaN'; write a decimal"),
-    ({"lambda": "Infinity"}, "write a decimal"),
-    ({"lambda": "-0.5"}, "at least 0"),
-    ({"lambda_": "0.5"}, "unknown parameter 'lambda_'"),
-    ({"prompt": "drop"}, "use one of pinned, outside, compete"),
-    ({"delta": "128"}, "write a whole number"),
-    ({"delta": 0}, "at least 1"),
-    ({"normalise": "yes"}, "write true or false"),
-    ({"tau": "std2"}, "use one of std, 1, range"),
-])
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"lambda": "much"}, "lambda is 'much'; write a decimal"),
+        ({"lambda": "NaN"}, "lambda is 'NaN'; write a decimal"),
+        ({"lambda": "Infinity"}, "write a decimal"),
+        ({"lambda": "-0.5"}, "at least 0"),
+        ({"lambda_": "0.5"}, "unknown parameter 'lambda_'"),
+        ({"prompt": "drop"}, "use one of pinned, outside, compete"),
+        ({"delta": "128"}, "write a whole number"),
+        ({"delta": 0}, "at least 1"),
+        ({"normalise": "yes"}, "write true or false"),
+        ({"tau": "std2"}, "use one of std, 1, range"),
+    ],
+)
 def test_parameters_are_typed(params, says):
     with pytest.raises(MethodError, match=says):
         Alpha.make("alpha", params)
@@ -232,8 +242,13 @@ def test_registry_finds_and_describes():
     assert {"fullkv", "random_pp", "recency", "triattention", "alpha"} <= set(registry.available())
     assert registry.load("alpha") is Alpha
     about = registry.describe("alpha")
-    assert about["composition"] == {"scorer": "triattention", "selector": "diverse", "allocation": "uniform",
-                                    "cadence": "slack(128)", "representation": "evict"}
+    assert about["composition"] == {
+        "scorer": "triattention",
+        "selector": "diverse",
+        "allocation": "uniform",
+        "cadence": "slack(128)",
+        "representation": "evict",
+    }
     assert about["parameters"]["lambda"]["null"] == 0.0 and about["reference"] == "triattention"
     assert registry.describe("fullkv")["composition"]["cadence"] == "never"
     for name in ("fullkv", "random_pp", "recency", "triattention", "alpha"):
@@ -250,8 +265,10 @@ def test_registry_suggests_near_names():
 
 @installed
 def test_registry_lists_without_torch():
-    code = ("import sys; from cask_eval.engine import registry as r; assert 'alpha' in r.available(); "
-            "assert 'torch' not in sys.modules and 'cask_methods' not in sys.modules")
+    code = (
+        "import sys; from cask_eval.engine import registry as r; assert 'alpha' in r.available(); "
+        "assert 'torch' not in sys.modules and 'cask_methods' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

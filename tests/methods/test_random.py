@@ -2,11 +2,10 @@ import dataclasses
 
 import pytest
 import torch
-from method_cases import entries, geometry, single
-from scipy.stats import chi2
-
 from cask_methods.scorers.random import RandomScorer, _mix, counter_uniform
 from cask_methods.selectors.top_k import TopK
+from method_cases import entries, geometry, single
+from scipy.stats import chi2
 
 
 def test_mixer_is_splitmix64():
@@ -48,8 +47,14 @@ def test_events_redraw_under_thinning_only():
 
 def _kept(rows, n, quota, sampling, event=0, resident=None):
     """Kept positions of `rows` trials with one layer and head."""
-    e = entries(geometry(layers=1, kv_heads=1, head_dim=2), lengths=(n,) * rows, prompts=(0,) * rows,
-                scattered=False, events=(event,) * rows, junk=False)
+    e = entries(
+        geometry(layers=1, kv_heads=1, head_dim=2),
+        lengths=(n,) * rows,
+        prompts=(0,) * rows,
+        scattered=False,
+        events=(event,) * rows,
+        junk=False,
+    )
     mask = torch.ones(1, rows, 1, n, dtype=torch.bool) if resident is None else resident
     return TopK().select(RandomScorer(sampling).score(e, mask), mask, torch.full((1, rows, 1), quota), e)
 

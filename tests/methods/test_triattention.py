@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from cask_methods.scorers.triattention import OFFSETS, TriAttentionScorer
 from method_cases import entries, geometry, single, statistics
 
 from cask_eval.errors import MethodError
-from cask_methods.scorers.triattention import OFFSETS, TriAttentionScorer
 
 
 def rotate(x, position, inv_freq, scaling):
@@ -62,8 +62,10 @@ def oracle(e, stats, mode, normalise, aggregation, group, candidates):
 
 @pytest.mark.parametrize("scaling", [1.0, 1.2689])
 @pytest.mark.parametrize("mode", ["per_layer_head", "per_head"])
-@pytest.mark.parametrize(("normalise", "aggregation", "group"), [
-    (True, "mean", "max"), (True, "max", "max"), (False, "mean", "mean"), (False, "max", "mean")])
+@pytest.mark.parametrize(
+    ("normalise", "aggregation", "group"),
+    [(True, "mean", "max"), (True, "max", "max"), (False, "mean", "mean"), (False, "max", "mean")],
+)
 def test_equals_the_unrotate_and_loop_oracle(mode, normalise, aggregation, group, scaling):
     geo = geometry(layers=2, head_dim=8, scaling=scaling)
     e = entries(geo, lengths=(9, 5), prompts=(3, 0), dtype=torch.float64)

@@ -39,59 +39,77 @@ def study() -> ReportData:
 
 
 def protocol(**changes) -> Protocol:
-    return Protocol.model_validate({
-        "study": "alpha-vs-triattention",
-        "hypothesis": "At equal mean cache, alpha solves more held-out problems than TriAttention. " + HOSTILE,
-        "task": {"name": "chain", "dev": "splits/chain-dev.json", "heldout": "splits/chain-heldout.json"},
-        "models": [
-            {"id": "embedded:chain", "name": SMALL},
-            {"id": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "name": LONG, "revision": "a" * 40, "dtype": "bfloat16"},
-        ],
-        "generation": {"max_new_tokens": 512},
-        "budgets": [64, 128],
-        "baseline": {"preset": "triattention"},
-        "candidate": {"preset": "alpha", "tune": {"lambda": ["0.1", "0.25", "0.5"]}},
-        "controls": [{"name": "full", "preset": "fullkv"}],
-        "test": {"procedure": "paired_bootstrap", "alternative": "two-sided", "alpha": "0.05",
-                 "veto": {"alpha": "0.05"}},
-        "branches": [
-            {"name": "A", "when": {"positive_cells": ">=1", "negative_cells": "==0"},
-             "decision": "adopt the candidate"},
-            {"name": "B", "when": {"positive_cells": ">=1", "negative_cells": ">=1"},
-             "decision": "report as regime-dependent " + HOSTILE},
-            {"name": "C", "otherwise": True, "decision": "reject the candidate"},
-        ],
-        **changes,
-    })
+    return Protocol.model_validate(
+        {
+            "study": "alpha-vs-triattention",
+            "hypothesis": "At equal mean cache, alpha solves more held-out problems than TriAttention. " + HOSTILE,
+            "task": {"name": "chain", "dev": "splits/chain-dev.json", "heldout": "splits/chain-heldout.json"},
+            "models": [
+                {"id": "embedded:chain", "name": SMALL},
+                {
+                    "id": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+                    "name": LONG,
+                    "revision": "a" * 40,
+                    "dtype": "bfloat16",
+                },
+            ],
+            "generation": {"max_new_tokens": 512},
+            "budgets": [64, 128],
+            "baseline": {"preset": "triattention"},
+            "candidate": {"preset": "alpha", "tune": {"lambda": ["0.1", "0.25", "0.5"]}},
+            "controls": [{"name": "full", "preset": "fullkv"}],
+            "test": {
+                "procedure": "paired_bootstrap",
+                "alternative": "two-sided",
+                "alpha": "0.05",
+                "veto": {"alpha": "0.05"},
+            },
+            "branches": [
+                {
+                    "name": "A",
+                    "when": {"positive_cells": ">=1", "negative_cells": "==0"},
+                    "decision": "adopt the candidate",
+                },
+                {
+                    "name": "B",
+                    "when": {"positive_cells": ">=1", "negative_cells": ">=1"},
+                    "decision": "report as regime-dependent " + HOSTILE,
+                },
+                {"name": "C", "otherwise": True, "decision": "reject the candidate"},
+            ],
+            **changes,
+        }
+    )
 
 
 def analysis(**changes) -> AnalysisDocument:
     cells = [
-        _cell(SMALL, 64, 46, 11, "0.14", "0.0288", "positive", p="0.00000187", adjusted="0.00000748",
-              veto="0.999999"),
+        _cell(SMALL, 64, 46, 11, "0.14", "0.0288", "positive", p="0.00000187", adjusted="0.00000748", veto="0.999999"),
         _cell(SMALL, 128, 13, 11, "0.008", "0.0196", "null", p="0.7596", adjusted="1", veto="0.62"),
         _cell(LONG, 64, 9, 31, "-0.088", "0.0247", "negative", p="0.0124931", adjusted="0.04996", veto="0.0062"),
         _cell(LONG, 128, 30, 9, "0.084", "0.0244", "void", p="0.00031", adjusted="1", veto="0.9998"),
     ]
-    return AnalysisDocument(**{
-        "study": "alpha-vs-triattention",
-        "hypothesis": protocol().hypothesis,
-        "registration": digest("register"),
-        "label": "confirmatory",
-        "procedure": "paired_bootstrap",
-        "alternative": "two-sided",
-        "alpha": "0.05",
-        "correction": "bonferroni",
-        "family": 4,
-        "cells": cells,
-        "positive_cells": 1,
-        "negative_cells": 1,
-        "void_cells": 1,
-        "branch": "B",
-        "decision": protocol().branches[1].decision,
-        "notes": ["Fewer than 25 problems flipped in one cell; the bootstrap is anti-conservative there."],
-        **changes,
-    })
+    return AnalysisDocument(
+        **{
+            "study": "alpha-vs-triattention",
+            "hypothesis": protocol().hypothesis,
+            "registration": digest("register"),
+            "label": "confirmatory",
+            "procedure": "paired_bootstrap",
+            "alternative": "two-sided",
+            "alpha": "0.05",
+            "correction": "bonferroni",
+            "family": 4,
+            "cells": cells,
+            "positive_cells": 1,
+            "negative_cells": 1,
+            "void_cells": 1,
+            "branch": "B",
+            "decision": protocol().branches[1].decision,
+            "notes": ["Fewer than 25 problems flipped in one cell; the bootstrap is anti-conservative there."],
+            **changes,
+        }
+    )
 
 
 def _cell(model, budget, wins, losses, difference, error, outcome, p, adjusted, veto) -> CellResult:
@@ -104,89 +122,162 @@ def _cell(model, budget, wins, losses, difference, error, outcome, p, adjusted, 
     baseline = 140
     mean = budget * 1.02 + 0.37
     return CellResult(
-        cell=f"{model}/b{budget}", model=model, budget=budget, n=n, samples=1,
-        wins=wins, losses=losses, ties=n - wins - losses,
-        difference=difference, standard_error=error,
-        interval=interval("0.95", 1.96), interval_adjusted=interval("0.9875", 2.498),
+        cell=f"{model}/b{budget}",
+        model=model,
+        budget=budget,
+        n=n,
+        samples=1,
+        wins=wins,
+        losses=losses,
+        ties=n - wins - losses,
+        difference=difference,
+        standard_error=error,
+        interval=interval("0.95", 1.96),
+        interval_adjusted=interval("0.9875", 2.498),
         p={"mcnemar_exact": "0.0432852506", "mcnemar_midp": "0.0289592743", "paired_bootstrap": p},
-        p_registered=p, p_adjusted=adjusted, p_veto=veto,
+        p_registered=p,
+        p_adjusted=adjusted,
+        p_veto=veto,
         matched=MatchedResult(
             verdict="void" if void else "matched",
             ratio="1.0813" if void else "1.0042",
             interval=Interval(level="0.9", low="1.0702" if void else "0.9987", high="1.0922" if void else "1.0101"),
-            reasons=["candidate holds 8.1 % more than the baseline, beyond the tolerance of 3 %",
-                     "the error favours the candidate"] if void else [],
+            reasons=[
+                "candidate holds 8.1 % more than the baseline, beyond the tolerance of 3 %",
+                "the error favours the candidate",
+            ]
+            if void
+            else [],
         ),
         outcome=outcome,
         arms={
             "baseline": _arm("triattention", {}, budget, baseline, n, mean),
-            "candidate": _arm("alpha", {"lambda": "0.25"}, budget - 3, baseline + wins - losses, n,
-                              mean * (1.0813 if void else 1.0042)),
+            "candidate": _arm(
+                "alpha",
+                {"lambda": "0.25"},
+                budget - 3,
+                baseline + wins - losses,
+                n,
+                mean * (1.0813 if void else 1.0042),
+            ),
             "full": _arm("fullkv", {}, 512, 231, n, 301.5),
         },
-        flips=[Flip(problem=HOSTILE_PROBLEM if i == 0 else f"chain-{budget}-{i:04d}", baseline=0, candidate=1)
-               for i in range(wins)]
+        flips=[
+            Flip(problem=HOSTILE_PROBLEM if i == 0 else f"chain-{budget}-{i:04d}", baseline=0, candidate=1)
+            for i in range(wins)
+        ]
         + [Flip(problem=f"chain-{budget}-{1000 + i}", baseline=1, candidate=0) for i in range(losses)],
     )
 
 
 def _arm(preset, params, budget, correct, trials, mean) -> ArmResult:
     return ArmResult(
-        preset=preset, params=params, budget=budget, trials=trials, correct=correct, missing=1, failed=2, truncated=17,
-        accuracy=f"{correct}/{trials}", mean_cache=f"{mean:.9g}", pooled_cache=f"{mean * 1.04:.9g}",
-        peak_cache=str(budget + 64), kept_min=None if preset == "fullkv" else budget - 9,
+        preset=preset,
+        params=params,
+        budget=budget,
+        trials=trials,
+        correct=correct,
+        missing=1,
+        failed=2,
+        truncated=17,
+        accuracy=f"{correct}/{trials}",
+        mean_cache=f"{mean:.9g}",
+        pooled_cache=f"{mean * 1.04:.9g}",
+        peak_cache=str(budget + 64),
+        kept_min=None if preset == "fullkv" else budget - 9,
         kept_max=None if preset == "fullkv" else budget + 12,
-        active="0" if preset == "fullkv" else "0.984", mean_output_tokens="243.516",
+        active="0" if preset == "fullkv" else "0.984",
+        mean_output_tokens="243.516",
     )
 
 
 def events() -> list[Event]:
     environment = Environment(
-        python="3.11.9", platform="Linux x86_64", device="cpu", cuda=None, driver=None,
-        packages={"numpy": "2.1.0", "torch": "2.6.0"}, toolkit=digest("toolkit"),
+        python="3.11.9",
+        platform="Linux x86_64",
+        device="cpu",
+        cuda=None,
+        driver=None,
+        packages={"numpy": "2.1.0", "torch": "2.6.0"},
+        toolkit=digest("toolkit"),
     )
     later = environment.model_copy(update={"packages": {"numpy": "2.1.0", "torch": "2.7.0"}})
     lock = PackageLock(name="cask_methods", version="0.1.0", digest=digest("methods"))
     commit = RecordsCommit(path="reports/alpha/heldout.jsonl", count=3000, merkle_root=digest("records"))
     split = SplitLock(path="splits/chain-heldout.json", digest=digest("split"), merkle_root=ZERO, count=250)
-    model = ModelLock(name=SMALL, id="embedded:chain", digest=digest("model"), files={}, chat_template=None,
-                      calibration=None, layers=4, kv_heads=2, entry_bytes=128, max_prompt_tokens=96, stop_ids=[2])
+    model = ModelLock(
+        name=SMALL,
+        id="embedded:chain",
+        digest=digest("model"),
+        files={},
+        chat_template=None,
+        calibration=None,
+        layers=4,
+        kv_heads=2,
+        entry_bytes=128,
+        max_prompt_tokens=96,
+        stop_ids=[2],
+    )
     configs = ["lambda=0.1", "lambda=0.25", "lambda=0.5"]
     cells = [c.name for c in protocol().cells]
 
     payloads = [
-        ("register", Register(
-            protocol_path="prereg/alpha.yaml", protocol_raw=ZERO, protocol_digest=digest("protocol"),
-            protocol=protocol().document(), splits={"dev": split.model_copy(update={"path": "splits/chain-dev.json"}),
-                                                    "heldout": split},
-            methods=[lock], models=[model], environment=environment,
-            warnings=["smallest detectable effect at 80 % power is 9.6 points"],
-        )),
-        ("select", Select(
-            rule="highest mean dev accuracy over all cells, ties to the smallest value",
-            scores={c: {k: f"{60 + 7 * i + (2, 5, 0)[j]}/100" for j, k in enumerate(configs)}
-                    for i, c in enumerate(cells)},
-            chosen={c: "lambda=0.25" for c in cells},
-            arms={c.name: {
-                "baseline": _choice("triattention", {}, c.budget, c.budget, 1),
-                "candidate": _choice("alpha", {"lambda": "0.25"}, c.budget, c.budget - 3, 2),
-            } for c in protocol().cells},
-        )),
+        (
+            "register",
+            Register(
+                protocol_path="prereg/alpha.yaml",
+                protocol_raw=ZERO,
+                protocol_digest=digest("protocol"),
+                protocol=protocol().document(),
+                splits={"dev": split.model_copy(update={"path": "splits/chain-dev.json"}), "heldout": split},
+                methods=[lock],
+                models=[model],
+                environment=environment,
+                warnings=["smallest detectable effect at 80 % power is 9.6 points"],
+            ),
+        ),
+        (
+            "select",
+            Select(
+                rule="highest mean dev accuracy over all cells, ties to the smallest value",
+                scores={
+                    c: {k: f"{60 + 7 * i + (2, 5, 0)[j]}/100" for j, k in enumerate(configs)}
+                    for i, c in enumerate(cells)
+                },
+                chosen={c: "lambda=0.25" for c in cells},
+                arms={
+                    c.name: {
+                        "baseline": _choice("triattention", {}, c.budget, c.budget, 1),
+                        "candidate": _choice("alpha", {"lambda": "0.25"}, c.budget, c.budget - 3, 2),
+                    }
+                    for c in protocol().cells
+                },
+            ),
+        ),
         ("consume", Consume(expected=3000, keys=ZERO, environment=later)),
         ("records", Records(session=1, complete=False, records=commit)),
         ("records", Records(session=2, complete=True, records=commit)),
         ("close", Close(records=commit, methods=[lock], environment=later)),
     ]
     return [
-        Event(seq=i, prev=ZERO, study=protocol().study, event=kind, time=f"2026-01-02T03:04:{i:02d}Z",
-              payload=payload.model_dump(mode="json"), hash=digest(i))
+        Event(
+            seq=i,
+            prev=ZERO,
+            study=protocol().study,
+            event=kind,
+            time=f"2026-01-02T03:04:{i:02d}Z",
+            payload=payload.model_dump(mode="json"),
+            hash=digest(i),
+        )
         for i, (kind, payload) in enumerate(payloads)
     ]
 
 
 def _choice(preset, params, nominal, budget, more) -> ArmChoice:
     return ArmChoice(
-        preset=preset, params=params,
+        preset=preset,
+        params=params,
         schedule=ScheduleLock(trigger="slack", budget=budget, delta=16, prompt="keep"),
-        dev_mean=f"{nominal * 100 + more}/100", reference_mean=f"{nominal * 100 + 1}/100",
+        dev_mean=f"{nominal * 100 + more}/100",
+        reference_mean=f"{nominal * 100 + 1}/100",
     )

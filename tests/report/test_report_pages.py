@@ -65,15 +65,39 @@ def page(source):
 def test_every_number_is_on_the_page(data, page, source):
     plain = markdown.render(data).replace("\\", "")
     for cell in data.cells:
-        for shown in (cell.name, cell.outcome_word, cell.effect, cell.error, cell.interval, cell.interval_adjusted,
-                      cell.wlt, cell.p_registered, cell.p_adjusted, cell.p_veto, *cell.p.values(), cell.ratio,
-                      cell.ratio_interval, *cell.reasons):
+        for shown in (
+            cell.name,
+            cell.outcome_word,
+            cell.effect,
+            cell.error,
+            cell.interval,
+            cell.interval_adjusted,
+            cell.wlt,
+            cell.p_registered,
+            cell.p_adjusted,
+            cell.p_veto,
+            *cell.p.values(),
+            cell.ratio,
+            cell.ratio_interval,
+            *cell.reasons,
+        ):
             shown = " ".join(shown.split())
             assert shown in page.text
             assert shown in " ".join(plain.replace("&lt;", "<").replace("&gt;", ">").split())
         for arm in cell.arms:
-            for shown in (arm.preset, arm.params, arm.budget, arm.accuracy, arm.correct, arm.mean_cache,
-                          arm.pooled_cache, arm.peak_cache, arm.kept, arm.active, arm.output_tokens):
+            for shown in (
+                arm.preset,
+                arm.params,
+                arm.budget,
+                arm.accuracy,
+                arm.correct,
+                arm.mean_cache,
+                arm.pooled_cache,
+                arm.peak_cache,
+                arm.kept,
+                arm.active,
+                arm.output_tokens,
+            ):
                 shown = " ".join(shown.split())
                 assert shown in page.text
                 assert shown in " ".join(plain.split())
@@ -84,8 +108,13 @@ def test_every_number_is_on_the_page(data, page, source):
 
 
 def test_banner(page):
-    for shown in ("branch B", "confirmatory", "evidence L1, pushed to a third party's git host",
-                  "1 positive, 1 negative, 1 null, 1 void of 4 registered cells", "report as regime-dependent"):
+    for shown in (
+        "branch B",
+        "confirmatory",
+        "evidence L1, pushed to a third party's git host",
+        "1 positive, 1 negative, 1 null, 1 void of 4 registered cells",
+        "report as regime-dependent",
+    ):
         assert shown in page.text
 
 
@@ -128,8 +157,13 @@ def test_bytes_are_the_same_in_another_process(data, tmp_path):
         "import sys; from pathlib import Path; from report_example import study; from cask_eval.report import write; "
         "write(study(), Path(sys.argv[1]))"
     )
-    environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PYTHONHASHSEED": "7", "PATH": "",
-                   "HOME": str(tmp_path), "LC_ALL": "C"}
+    environment = {
+        "PYTHONPATH": ":".join(filter(None, sys.path)),
+        "PYTHONHASHSEED": "7",
+        "PATH": "",
+        "HOME": str(tmp_path),
+        "LC_ALL": "C",
+    }
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "again")], check=True, env=environment)
     for path in paths.values():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -199,11 +233,17 @@ def test_little_is_enough():
 def test_unknown_measurements_are_dashes():
     """An arm that left no account has no cache to print, and its cell no ratio."""
     cell = analysis().cells[3]
-    arm = cell.arms["candidate"].model_copy(update=dict.fromkeys(
-        ("mean_cache", "pooled_cache", "peak_cache", "active", "mean_output_tokens"), "") | {"kept_min": None})
+    arm = cell.arms["candidate"].model_copy(
+        update=dict.fromkeys(("mean_cache", "pooled_cache", "peak_cache", "active", "mean_output_tokens"), "")
+        | {"kept_min": None}
+    )
     interval = cell.matched.interval.model_copy(update={"low": "", "high": ""})
-    cell = cell.model_copy(update={"arms": {**cell.arms, "candidate": arm},
-                                   "matched": cell.matched.model_copy(update={"ratio": "", "interval": interval})})
+    cell = cell.model_copy(
+        update={
+            "arms": {**cell.arms, "candidate": arm},
+            "matched": cell.matched.model_copy(update={"ratio": "", "interval": interval}),
+        }
+    )
     data = gather(analysis(cells=[cell]), protocol(), [])
     [shown] = data.cells
     assert (shown.ratio, shown.ratio_interval, shown.arms[1].mean_cache, shown.arms[1].kept) == ("—",) * 4
@@ -226,8 +266,10 @@ def test_other_studies_in_the_ledger_are_passed_over():
 def test_amendments_are_named():
     e = events()[0]
     amend = e.model_copy(update={"event": "amend", "payload": {"reason": "typo in\nthe hypothesis"}})
-    assert f"The protocol was amended at {e.time}: typo in the hypothesis" in gather(
-        analysis(), protocol(), [*events(), amend]).deviations
+    assert (
+        f"The protocol was amended at {e.time}: typo in the hypothesis"
+        in gather(analysis(), protocol(), [*events(), amend]).deviations
+    )
 
 
 def test_names_with_dollar_signs_are_not_formulas():
@@ -236,7 +278,9 @@ def test_names_with_dollar_signs_are_not_formulas():
 
 
 def test_import_is_light():
-    script = "import sys, cask_eval.report, cask_eval.report.html, cask_eval.report.text; " \
-             "print({'matplotlib', 'jinja2', 'torch', 'rich'} & set(sys.modules))"
+    script = (
+        "import sys, cask_eval.report, cask_eval.report.html, cask_eval.report.text; "
+        "print({'matplotlib', 'jinja2', 'torch', 'rich'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "set()"

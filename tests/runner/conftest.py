@@ -31,15 +31,30 @@ def fresh(tmp_path_factory, cask):
     cask("init", root, "--study", "small")
     for role, seed, count in (("dev", 11, 6), ("heldout", 12, 10)):
         (root / "splits" / f"chain-{role}.json").unlink()
-        cask("split", "freeze", root / "splits" / f"chain-{role}.json", "--task", "chain", "--role", role,
-             "--param", f"seed={seed}", "--param", f"count={count}")
-    replace(root, "small", {
-        '  - {id: "embedded:chain-m", name: chain-m, dtype: float32, calibration: bundled}\n': "",
-        "  - {name: full, preset: fullkv}\n": "",
-        "budgets: [64, 96]": "budgets: [64]",
-        '["0.1", "0.25", "0.5", "1.0"]': '["0.25", "1.0"]',
-        "  - {name: B, when: {positive_cells: \">=1\", negative_cells: \">=1\"}, decision: report as regime-dependent}\n": "",
-    })
+        cask(
+            "split",
+            "freeze",
+            root / "splits" / f"chain-{role}.json",
+            "--task",
+            "chain",
+            "--role",
+            role,
+            "--param",
+            f"seed={seed}",
+            "--param",
+            f"count={count}",
+        )
+    replace(
+        root,
+        "small",
+        {
+            '  - {id: "embedded:chain-m", name: chain-m, dtype: float32, calibration: bundled}\n': "",
+            "  - {name: full, preset: fullkv}\n": "",
+            "budgets: [64, 96]": "budgets: [64]",
+            '["0.1", "0.25", "0.5", "1.0"]': '["0.25", "1.0"]',
+            '  - {name: B, when: {positive_cells: ">=1", negative_cells: ">=1"}, decision: report as regime-dependent}\n': "",
+        },
+    )
     return root
 
 

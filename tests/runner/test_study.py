@@ -10,7 +10,16 @@ import time
 import pytest
 from study_files import digits, replace
 
-from cask_eval.errors import CaskError, ConsumedError, DriftError, MethodError, ModelError, ProtocolError, SplitError, StateError
+from cask_eval.errors import (
+    CaskError,
+    ConsumedError,
+    DriftError,
+    MethodError,
+    ModelError,
+    ProtocolError,
+    SplitError,
+    StateError,
+)
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.records.store import RecordStore
@@ -77,10 +86,13 @@ def test_a_study_is_registered_once(registered, copy, cask):
         cask("register", root / "prereg" / "small.yaml", "--device", "cpu")
 
 
-@pytest.mark.parametrize("change, field", [
-    ({"budgets: [64]": "budgets: [72]"}, "protocol_raw"),
-    ({"# Temperature \"0\" is": "# Temperature  \"0\" is"}, "protocol_raw"),
-])
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"budgets: [64]": "budgets: [72]"}, "protocol_raw"),
+        ({'# Temperature "0" is': '# Temperature  "0" is'}, "protocol_raw"),
+    ],
+)
 def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
     root = copy(tuned)
     replace(root, "small", change)
@@ -107,19 +119,22 @@ def test_changed_methods_stop_the_run(tuned, copy, cask, monkeypatch):
         cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
 
 
-@pytest.mark.parametrize("changes, error, message", [
-    ({"budgets: [64]": "budgets: [24]"}, MethodError, "budget 24 .* protected"),
-    ({", calibration: bundled": ""}, MethodError, r"models\[chain-s\].calibration is missing"),
-    ({"embedded:chain-s": "embedded:chain-x"}, ModelError, "chain-x"),
-    ({"embedded:chain-s": "org/model"}, ModelError, "revision is missing"),
-    ({"preset: alpha": "preset: alhpa"}, MethodError, "did you mean alpha"),
-    ({"max_new_tokens: 300": "max_new_tokens: 9000"}, ModelError, "exceed the 2048 positions"),
-    ({"tune: {lambda:": "tune: {lamda:"}, MethodError, "unknown parameter 'lamda'"),
-    ({"splits/chain-dev.json": "splits/nowhere.json"}, SplitError, "does not exist"),
-    ({"splits/chain-dev.json": "splits/chain-heldout.json"}, SplitError, "not the dev split"),
-    ({"otherwise: true": "when: {positive_cells: \">=2\"}"}, ProtocolError, "branches"),
-    ({"alpha: \"0.05\"": "alpha: 0.05"}, ProtocolError, "small.yaml:"),
-])
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"budgets: [64]": "budgets: [24]"}, MethodError, "budget 24 .* protected"),
+        ({", calibration: bundled": ""}, MethodError, r"models\[chain-s\].calibration is missing"),
+        ({"embedded:chain-s": "embedded:chain-x"}, ModelError, "chain-x"),
+        ({"embedded:chain-s": "org/model"}, ModelError, "revision is missing"),
+        ({"preset: alpha": "preset: alhpa"}, MethodError, "did you mean alpha"),
+        ({"max_new_tokens: 300": "max_new_tokens: 9000"}, ModelError, "exceed the 2048 positions"),
+        ({"tune: {lambda:": "tune: {lamda:"}, MethodError, "unknown parameter 'lamda'"),
+        ({"splits/chain-dev.json": "splits/nowhere.json"}, SplitError, "does not exist"),
+        ({"splits/chain-dev.json": "splits/chain-heldout.json"}, SplitError, "not the dev split"),
+        ({"otherwise: true": 'when: {positive_cells: ">=2"}'}, ProtocolError, "branches"),
+        ({'alpha: "0.05"': "alpha: 0.05"}, ProtocolError, "small.yaml:"),
+    ],
+)
 def test_registration_refuses_what_could_not_be_run(fresh, copy, cask, changes, error, message):
     root = copy(fresh)
     replace(root, "small", changes)
@@ -151,7 +166,11 @@ def test_a_baseline_that_always_fails_on_dev_is_a_clear_error(registered, copy, 
 
 def test_status_names_the_next_command(fresh, registered, tuned, closed, cask):
     assert "no study" in cask("-C", fresh, "status").output
-    for root, follows in ((registered, "tune small"), (tuned, "confirm small --split heldout"), (closed, "verify small")):
+    for root, follows in (
+        (registered, "tune small"),
+        (tuned, "confirm small --split heldout"),
+        (closed, "verify small"),
+    ):
         (row,) = json.loads(cask("-C", root, "status", "--json").output)
         assert row["next"] == f"cask-eval {follows}"
 
@@ -171,8 +190,9 @@ def test_analysis_again_is_the_same_and_changed_records_are_refused(closed, copy
 
 def test_gate_tells_a_null_result_from_a_met_branch(tuned, copy, cask):
     root = copy(tuned)
-    result = cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu", "--gate",
-                  "A", "--json")
+    result = cask(
+        "-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu", "--gate", "A", "--json"
+    )
     # --json output is one document on stdout; progress goes to stderr
     branch = json.loads(result.stdout)["branch"]
     assert result.return_value == (0 if branch == "A" else 10)
@@ -200,7 +220,8 @@ def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, cop
     cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
     failed = [r for r in records(root, "heldout") if r.status == "failed"]
     assert [(r.arm, r.failure.kind, r.failure.message, r.grade.correct) for r in failed] == [
-        ("random", "method", "poisoned", False)]
+        ("random", "method", "poisoned", False)
+    ]
     assert len(records(root, "heldout")) == 30
     assert cask("-C", root, "verify", "--require", "L0").return_value == 0
 
@@ -232,8 +253,22 @@ def test_a_crash_before_the_analysis_costs_nothing(closed, copy, cask):
 @pytest.mark.slow
 def test_a_killed_run_resumes_inside_its_attempt(tuned, copy, cask, closed):
     root = copy(tuned)
-    args = [sys.executable, "-m", "cask_eval", "-C", str(root), "confirm", "--split", "heldout", "--yes", digits(root),
-            "--device", "cpu", "--slots", "2"]
+    args = [
+        sys.executable,
+        "-m",
+        "cask_eval",
+        "-C",
+        str(root),
+        "confirm",
+        "--split",
+        "heldout",
+        "--yes",
+        digits(root),
+        "--device",
+        "cpu",
+        "--slots",
+        "2",
+    ]
     path = root / "reports" / "small" / "heldout.jsonl"
     kills = 0
     for _ in range(2):

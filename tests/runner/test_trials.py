@@ -41,14 +41,17 @@ def outcomes(monkeypatch, engine, slots=8, n=20):
     return list(bench._outcomes(None, [Request(i, (1,), i) for i in range(n)], None, 1, None, bench.slots))
 
 
-@pytest.mark.parametrize("error, kind", [
-    (FloatingPointError("NaN"), "method"),
-    (IndexError("a method's own fault"), "method"),
-    (TypeError("a method's own fault"), "method"),
-    (torch.OutOfMemoryError("full"), "infrastructure"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "infrastructure"),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "infrastructure"),
-])
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (FloatingPointError("NaN"), "method"),
+        (IndexError("a method's own fault"), "method"),
+        (TypeError("a method's own fault"), "method"),
+        (torch.OutOfMemoryError("full"), "infrastructure"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "infrastructure"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "infrastructure"),
+    ],
+)
 def test_only_the_trials_at_fault_fail(monkeypatch, error, kind):
     engine = Engine({3, 11}, error)
     out = outcomes(monkeypatch, engine)
@@ -65,8 +68,9 @@ def test_fewer_slots_are_tried_before_anything_is_blamed(monkeypatch):
     assert [slots for _, slots in engine.calls] == [8, 4, 2]
 
 
-@pytest.mark.parametrize("error", [MeterMismatch("account"), RuntimeError("CUDA error: an illegal memory access"),
-                                   KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [MeterMismatch("account"), RuntimeError("CUDA error: an illegal memory access"), KeyboardInterrupt()]
+)
 def test_what_says_nothing_about_a_trial_stops_the_run(monkeypatch, error):
     with pytest.raises(type(error)):
         outcomes(monkeypatch, Engine({3}, error))

@@ -26,9 +26,7 @@ VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
 BOOTSTRAPPED = [v for v in VECTORS["binary"] if "boot_two" in v]
 
 lattices = st.integers(1, 4).flatmap(
-    lambda k: st.builds(
-        Pairs.from_differences, st.lists(st.integers(-k, k), min_size=1, max_size=40), st.just(k)
-    )
+    lambda k: st.builds(Pairs.from_differences, st.lists(st.integers(-k, k), min_size=1, max_size=40), st.just(k))
 )
 
 

@@ -79,8 +79,12 @@ def follow(prompt: str) -> str:
 
 
 @given(
-    seed=st.integers(0, 10**9), index=st.integers(0, 10**6), variables=st.integers(3, 10),
-    distractors=st.integers(0, 5), noise=st.integers(0, 16), recap=st.sampled_from(sorted(chain.RECAPS)),
+    seed=st.integers(0, 10**9),
+    index=st.integers(0, 10**6),
+    variables=st.integers(3, 10),
+    distractors=st.integers(0, 5),
+    noise=st.integers(0, 16),
+    recap=st.sampled_from(sorted(chain.RECAPS)),
 )
 @settings(max_examples=150, deadline=None)
 def test_every_difficulty_is_solvable(seed, index, variables, distractors, noise, recap):

@@ -329,8 +329,9 @@ class Forger:
     def chain(self) -> None:
         prev = ZERO
         for seq, e in enumerate(self.events):
-            self.events[seq] = e = json.loads(canonical(
-                seal(seq, prev, e["study"], e["event"], e["time"], e["payload"]).model_dump(mode="json")))
+            self.events[seq] = e = json.loads(
+                canonical(seal(seq, prev, e["study"], e["event"], e["time"], e["payload"]).model_dump(mode="json"))
+            )
             prev = e["hash"]
 
     def write(self) -> Workspace:

@@ -995,8 +995,11 @@ def test_a_source_that_asks_for_many_more_than_there_are_is_not_followed(root):
 @pytest.fixture
 def tokenizer(root, tmp_path, monkeypatch):
     """The first model's tokenizer is at hand: a list of words, as the embedded models have."""
-    words = {"model": {"type": "WordLevel", "vocab": VOCABULARY}, "decoder": None,
-             "added_tokens": [{"id": STOP, "special": True}]}
+    words = {
+        "model": {"type": "WordLevel", "vocab": VOCABULARY},
+        "decoder": None,
+        "added_tokens": [{"id": STOP, "special": True}],
+    }
     (tmp_path / "one").mkdir()
     data = json.dumps(words).encode()
     (tmp_path / "one" / "tokenizer.json").write_bytes(data)

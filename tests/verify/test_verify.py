@@ -167,7 +167,7 @@ def test_a_skip_is_no_pass(honest):
 
 def test_fast_canonical_lines_are_canonical(honest):
     value = read_lines(Workspace(honest).records(STUDY, "heldout"))[0]
-    for text in ("plain", "é ü 漢 😀 \u2028", "\x00\x1f\x7f\b\t\"\\/", "<&>", "1" * 40):
+    for text in ("plain", "é ü 漢 😀 \u2028", '\x00\x1f\x7f\b\t"\\/', "<&>", "1" * 40):
         record = Record.model_validate({**value, "output": text})
         assert canonical_line(record) == line_of(record)
     for broken in ({"output": "\ud800"}, {"sample": 2**60}):

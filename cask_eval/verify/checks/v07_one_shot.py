@@ -62,8 +62,10 @@ def _spent_elsewhere(e: Evidence) -> Iterator[str]:
             elif manifest and (shared := len(mine & {item.text for item in manifest.items})):
                 yield Note(f"study {name!r} {_VERBS[role]} {shared} of these {len(mine)} problems before, at {when}")
             elif other and manifest is None:
-                yield Note(f"study {name!r} {_VERBS[role]} {other.path} before, at {when}; that file is not here as "
-                           "registered, so it cannot be compared")
+                yield Note(
+                    f"study {name!r} {_VERBS[role]} {other.path} before, at {when}; that file is not here as "
+                    "registered, so it cannot be compared"
+                )
 
 
 _VERBS = {"dev": "tuned on", "heldout": "consumed"}

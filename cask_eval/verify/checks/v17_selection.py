@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from cask_eval.decide.budgets import text
 from cask_eval.decide.selection import arm_of, choose, rule, scores
+from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import configs
-from cask_eval.protocol.model import Param
 from cask_eval.residency import PROMPTS, TRIGGERS
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence

@@ -24,13 +24,25 @@ class Alpha(TriAttention):
         *TriAttention.deviations,
     )
 
-    lambda_: float = param(0.5, "Strength of the penalty. Not comparable between settings of tau.",
-                           source="the value the paper's abstract reports, chosen on its development split",
-                           low=0, null=0.0)
-    tau: str = param("std", "Unit of the penalty: the scores' population deviation over the competing entries, 1, or "
-                     "their range.", source="ours: makes λ free of the scores' scale", choices=TAUS)
-    space: str = param("values", "Where resemblance is measured: values, values less their mean, or cached keys.",
-                       source="the paper's abstract: value space", choices=SPACES)
+    lambda_: float = param(
+        0.5,
+        "Strength of the penalty. Not comparable between settings of tau.",
+        source="the value the paper's abstract reports, chosen on its development split",
+        low=0,
+        null=0.0,
+    )
+    tau: str = param(
+        "std",
+        "Unit of the penalty: the scores' population deviation over the competing entries, 1, or their range.",
+        source="ours: makes λ free of the scores' scale",
+        choices=TAUS,
+    )
+    space: str = param(
+        "values",
+        "Where resemblance is measured: values, values less their mean, or cached keys.",
+        source="the paper's abstract: value space",
+        choices=SPACES,
+    )
 
     def selector(self) -> Diverse:
         return Diverse(self.lambda_, self.tau, self.space)

@@ -21,12 +21,20 @@ class Scheduled(Method):
     representation: ClassVar[str] = "evict"
 
     delta: int = param(128, "Steps between events.", source=_UPSTREAM, low=1)
-    trigger: str = param("slack", "slack: fire at target + delta; periodic: above target when the logical length is "
-                         "a multiple of delta; every_step: above target.", source=_UPSTREAM,
-                         choices=("slack", "periodic", "every_step"))
-    prompt: str = param("pinned", "pinned: the prompt is kept inside the budget; outside: kept on top of it; "
-                        "compete: prompt entries compete like any other.",
-                        source="published TriAttention pins the prompt inside the budget", choices=PROMPTS)
+    trigger: str = param(
+        "slack",
+        "slack: fire at target + delta; periodic: above target when the logical length is "
+        "a multiple of delta; every_step: above target.",
+        source=_UPSTREAM,
+        choices=("slack", "periodic", "every_step"),
+    )
+    prompt: str = param(
+        "pinned",
+        "pinned: the prompt is kept inside the budget; outside: kept on top of it; "
+        "compete: prompt entries compete like any other.",
+        source="published TriAttention pins the prompt inside the budget",
+        choices=PROMPTS,
+    )
     sink: int = param(0, "First positions that every event keeps.", source="none in published TriAttention", low=0)
 
     def schedule(self, budget: int) -> Schedule:
@@ -46,8 +54,12 @@ class Scheduled(Method):
 class Evicting(Scheduled):
     """`Scheduled` that may also protect the newest entries."""
 
-    recent: int = param(0, "Newest positions that every event keeps.",
-                        source="none in published TriAttention's HF code (its vLLM plugin keeps 128)", low=0)
+    recent: int = param(
+        0,
+        "Newest positions that every event keeps.",
+        source="none in published TriAttention's HF code (its vLLM plugin keeps 128)",
+        low=0,
+    )
 
     def protected(self, entries: Entries) -> Tensor:
         newest = entries.positions >= (entries.length - self.recent).view(1, -1, 1, 1)

@@ -25,9 +25,13 @@ class RandomPP(Evicting):
         "built from the abstract's description; the paper's own code was not at hand",
     )
 
-    sampling: str = param("thinning", "thinning: a fresh draw at every event; reservoir: one draw per position, a "
-                          "uniform sample of the whole history.", source="methods differ; thinning is memoryless",
-                          choices=("thinning", "reservoir"))
+    sampling: str = param(
+        "thinning",
+        "thinning: a fresh draw at every event; reservoir: one draw per position, a "
+        "uniform sample of the whole history.",
+        source="methods differ; thinning is memoryless",
+        choices=("thinning", "reservoir"),
+    )
 
     def scorer(self) -> RandomScorer:
         return RandomScorer(self.sampling)

@@ -28,9 +28,13 @@ class Recency(Scheduled):
         "(set trigger to every_step)",
     )
 
-    prompt: str = param("compete", "compete: only the sinks outlive the window; pinned: the prompt is kept inside the "
-                        "budget; outside: kept on top of it.", source="the paper's window takes no notice of the "
-                        "prompt", choices=PROMPTS)
+    prompt: str = param(
+        "compete",
+        "compete: only the sinks outlive the window; pinned: the prompt is kept inside the "
+        "budget; outside: kept on top of it.",
+        source="the paper's window takes no notice of the prompt",
+        choices=PROMPTS,
+    )
     sink: int = param(4, "First positions that every event keeps.", source="the paper's four attention sinks", low=0)
 
     def scorer(self) -> RecencyScorer:

@@ -35,14 +35,17 @@ class TriAttention(Evicting):
         "the union mode ('global') is not offered",
     )
 
-    mode: str = param("per_layer_head", "per_layer_head: every layer and KV head decides for itself; per_head: scores "
-                      "are averaged over layers and KV head g keeps the same positions in all of them.",
-                      source="the paper's formula; the published command line defaults to per_head",
-                      choices=("per_layer_head", "per_head"))
-    normalise: bool = param(True, "z-score per query head over the competing entries.",
-                            source="published command line")
-    aggregation: str = param("mean", "Over the 17 distances 1, 2, 4, …, 65536.", source="published command line",
-                             choices=("mean", "max"))
+    mode: str = param(
+        "per_layer_head",
+        "per_layer_head: every layer and KV head decides for itself; per_head: scores "
+        "are averaged over layers and KV head g keeps the same positions in all of them.",
+        source="the paper's formula; the published command line defaults to per_head",
+        choices=("per_layer_head", "per_head"),
+    )
+    normalise: bool = param(True, "z-score per query head over the competing entries.", source="published command line")
+    aggregation: str = param(
+        "mean", "Over the 17 distances 1, 2, 4, …, 65536.", source="published command line", choices=("mean", "max")
+    )
     group: str = param("max", "Over the query heads of a KV head.", source="published code", choices=("max", "mean"))
 
     def scorer(self) -> TriAttentionScorer:
@@ -53,8 +56,9 @@ class TriAttention(Evicting):
 
     @classmethod
     def calibrator(cls, geometry: Geometry) -> Accumulator:
-        return Accumulator(geometry.layers, geometry.query_heads, geometry.head_dim, inv_freq=geometry.inv_freq,
-                           model=geometry.name)
+        return Accumulator(
+            geometry.layers, geometry.query_heads, geometry.head_dim, inv_freq=geometry.inv_freq, model=geometry.name
+        )
 
     @classmethod
     def read_calibration(cls, path: str | Path) -> Statistics:

@@ -65,6 +65,5 @@ class RandomScorer:
         layer = torch.arange(layers, device=device).view(-1, 1, 1, 1)
         head = torch.arange(heads, device=device).view(1, 1, -1, 1)
         event = entries.events if self.sampling == "thinning" else torch.full_like(entries.events, -1)
-        draw = counter_uniform(entries.seeds.view(1, -1, 1, 1), layer, head, event.view(1, -1, 1, 1),
-                               entries.positions)
+        draw = counter_uniform(entries.seeds.view(1, -1, 1, 1), layer, head, event.view(1, -1, 1, 1), entries.positions)
         return draw.masked_fill(~candidates, 0)

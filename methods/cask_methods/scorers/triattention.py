@@ -86,8 +86,9 @@ class TriAttentionScorer:
         now = entries.length.double()[:, None] * omega
         return torch.complex(now.cos(), now.sin()) * ahead
 
-    def _layers(self, statistics: Statistics, entries: Entries, candidates: Tensor, turns: Tensor,
-                layers: slice) -> Tensor:
+    def _layers(
+        self, statistics: Statistics, entries: Entries, candidates: Tensor, turns: Tensor, layers: slice
+    ) -> Tensor:
         dtype, scaling = statistics.m.dtype, entries.geometry.scaling
         keys = entries.keys[layers].to(dtype)
         count, rows, heads, n, dim = keys.shape

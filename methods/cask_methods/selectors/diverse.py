@@ -51,14 +51,21 @@ class Diverse:
         if self.lambda_ == 0:
             return TopK().select(scores, candidates, quota)
         shape, n = scores.shape, scores.shape[-1]
-        unit = unit_vectors(entries.keys if self.space == "keys" else entries.values, candidates,
-                            centred=self.space == "values_centred")
+        unit = unit_vectors(
+            entries.keys if self.space == "keys" else entries.values, candidates, centred=self.space == "values_centred"
+        )
         weight = self.lambda_ * spread(scores, candidates, self.tau)
         if not bool(torch.isfinite(weight).all()):
             raise FloatingPointError("diverse selection met scores that are not finite")
         quota = quota.expand(shape[:-1]).reshape(-1)
-        order = greedy(scores.reshape(-1, n), candidates.reshape(-1, n), weight.reshape(-1, 1),
-                       unit.reshape(-1, n, unit.shape[-1]), quota, self.path)
+        order = greedy(
+            scores.reshape(-1, n),
+            candidates.reshape(-1, n),
+            weight.reshape(-1, 1),
+            unit.reshape(-1, n, unit.shape[-1]),
+            quota,
+            self.path,
+        )
         # Picks beyond a row's quota go to a spare column.
         live = torch.arange(order.shape[1], device=order.device) < quota[:, None]
         mask = torch.zeros(order.shape[0], n + 1, dtype=torch.bool, device=order.device)
