@@ -84,8 +84,8 @@ def consume(space: Workspace, study: str | None, digest: str | None, device: str
         protocol = state.register[1].protocol
         cells, arms = len(protocol["models"]) * len(protocol["budgets"]), 2 + len(protocol["controls"])
         say(
-            f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of study "
-            f"{name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}"
+            f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of "
+            f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}"
         )
         if not digest and not sys.stdin.isatty():
             raise CaskError(

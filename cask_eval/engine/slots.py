@@ -48,7 +48,7 @@ class SlotCache:
         self.fill[:, : self._rows] += 1
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one entry a row ([rows, H, 1, D]) in the reserved place; returns the layer's resident keys and values."""
+        """Store one entry a row ([rows, H, 1, D]) in the reserved place; returns the layer's keys and values."""
         rows, index = self._rows, self.fill[layer, : self._rows, :, None, None].expand_as(key)
         keys, values = self.keys[layer, :rows], self.values[layer, :rows]
         keys.scatter_(2, index, key)

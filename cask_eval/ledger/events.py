@@ -164,7 +164,7 @@ PAYLOADS: dict[str, type[Strict]] = {
 
 
 class Event(Strict):
-    """One line of the ledger. `hash` is the digest of the event without `hash`; `prev` is the hash of the line before."""
+    """One line of the ledger. `hash` is the digest of the event without `hash`; `prev` is the line before's."""
 
     seq: Annotated[int, Field(ge=0)]
     prev: Digest

@@ -76,7 +76,7 @@ class Arm(Strict):
 
 
 class Candidate(Arm):
-    """The arm that the hypothesis is about. `tune` lists, per parameter, the values that the dev split may choose from."""
+    """The arm that the hypothesis is about. `tune` lists, per parameter, the values that dev may choose from."""
 
     tune: dict[str, Annotated[list[Param], Field(min_length=1)]] = {}
 
