@@ -33,6 +33,8 @@ def lock(protocol: Path, device: str):
     """(ledger event, power line). Raises ProtocolError on lint errors; warnings are printed and recorded."""
     quiet()
     from cask_eval.decide.lint import describe_power, lint
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import consumers
     from cask_eval.protocol.load import load
     from cask_eval.runner.steps import register
     from cask_eval.splits.store import read
@@ -46,6 +48,11 @@ def lock(protocol: Path, device: str):
     if errors:
         raise ProtocolError(errors)
     warnings = [f"{f.field}: {f.message}" for f in findings]
+    if heldout.is_file() and (spent := consumers(Ledger(workspace.ledger).events(), read(heldout).merkle_root)):
+        warnings.append(
+            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have shaped "
+            "this protocol, and the verifier will say so; freeze fresh problems if you can"
+        )
     for line in warnings:
         say(f"warning: {line}")
     event = register(workspace, protocol, device, warnings)

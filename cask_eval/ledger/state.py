@@ -127,6 +127,15 @@ def studies(events: Iterable[Event]) -> dict[str, StudyState]:
     return {study: StudyState.of(own, study) for study, own in grouped.items()}
 
 
+def consumers(events: Iterable[Event], merkle_root: str) -> list[str]:
+    """The studies that consumed a held-out split with this root, in the order they are in the ledger."""
+    return [
+        study
+        for study, state in studies(events).items()
+        if state.consume and state.register and state.register[1].splits["heldout"].merkle_root == merkle_root
+    ]
+
+
 def pick(events: Iterable[Event], name: str | None, states: Collection[str]) -> str:
     """The study that a command is about: `name`, or the only study in one of `states`.
 

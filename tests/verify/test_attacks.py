@@ -801,6 +801,14 @@ def cut_off_called_finished(root):
 
 
 @attack("V12", clever=True)
+def a_second_try_after_the_stop_token(root):
+    forger = Forger(root)
+    r = forger.records(correct=False)[0]
+    r["output_ids"][len(r["output_ids"]) // 2] = STOP
+    forger.resign().write()
+
+
+@attack("V12", clever=True)
 def failed_with_an_account_that_moves_the_mean(root):
     forger = Forger(root)
     r = forger.records(arm="candidate", correct=False)[0]
