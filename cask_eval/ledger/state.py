@@ -8,10 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cask_eval.errors import CaskError, ConsumedError, StateError
-from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     PAYLOADS,
     Analysis,
@@ -25,8 +24,6 @@ from cask_eval.ledger.events import (
 )
 
 STATES = ("unregistered", "registered", "tuned", "consumed", "closed")
-
-P = TypeVar("P", bound=Strict)
 
 
 @dataclass(frozen=True)
