@@ -166,8 +166,13 @@ def _shared(mask: Tensor, shape: torch.Size) -> Tensor:
     return mask
 
 
+def type_name(field: dataclasses.Field) -> str:
+    """The annotation as a word, whether or not annotations are postponed."""
+    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+
+
 def _typed(preset: str, name: str, field: dataclasses.Field, value: Any) -> Any:
-    kind = field.type if isinstance(field.type, str) else field.type.__name__
+    kind = type_name(field)
     where = f"{preset}: parameter {name}"
     if kind == "float":
         try:

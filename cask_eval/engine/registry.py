@@ -47,7 +47,7 @@ def _point(name: str) -> EntryPoint:
 
 def load(name: str) -> type[Method]:
     """The preset class. Raises MethodError when there is none of that name, or it cannot be imported."""
-    from cask_eval.engine.method import Method
+    from cask_eval.engine.method import Method, type_name
 
     point = _point(name)
     try:
@@ -63,11 +63,6 @@ def load(name: str) -> type[Method]:
                 f"{', '.join(PARAMETER_TYPES)}"
             )
     return cls
-
-
-def type_name(field: dataclasses.Field) -> str:
-    """The annotation as a word, whether or not annotations are postponed."""
-    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
 
 
 def source_packages(methods: Iterable[Method]) -> dict[str, Path]:
@@ -95,6 +90,8 @@ def _parts(method: Method) -> set[type]:
 
 def describe(name: str) -> dict[str, Any]:
     """What `cask-eval methods show` prints; JSON-able."""
+    from cask_eval.engine.method import type_name
+
     cls = load(name)
     made = cls()
     schedule = made.schedule(1)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cask_eval import jsonl
 from cask_eval.canonical import ZERO, canonical, digest, loads
 from cask_eval.errors import LedgerError, StateError
-from cask_eval.fields import Strict
+from cask_eval.fields import Strict, first_fault
 from cask_eval.ledger.events import PAYLOADS, Event
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -148,10 +148,8 @@ def _parse(line: bytes) -> Event:
         PAYLOADS[event.event].model_validate(event.payload)
         event.model_dump(mode="json")  # refuses what is nested too deeply to be written
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "line"
         what = "event" if error.title == "Event" else f"payload of {event.event!r}"
-        raise ValueError(f"is not a valid {what}: {field}: {first['msg']}") from None
+        raise ValueError(f"is not a valid {what}: {first_fault(error, 'line')}") from None
     return event
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from cask_eval import jsonl
 from cask_eval.canonical import canonical, loads, merkle_root
 from cask_eval.errors import RecordError, StateError
+from cask_eval.fields import first_fault
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.protocol.keys import Key
 from cask_eval.records.model import Record
@@ -101,9 +102,7 @@ def parse(line: bytes, where: str) -> Record:
     try:
         return Record.model_validate(loads(line))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "line"
-        raise RecordError(f"{where}: {field}: {first['msg']} (value {first['input']!r:.60})") from None
+        raise RecordError(f"{where}: {first_fault(error, 'line', value=True)}") from None
     except ValueError as error:
         raise RecordError(f"{where}: not strict JSON: {error}") from None
 

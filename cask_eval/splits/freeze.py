@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes
 from cask_eval.errors import SplitError
+from cask_eval.fields import first_fault
 from cask_eval.splits.model import Item, Manifest
 
 SHINGLE_WORDS = 5
@@ -65,9 +66,7 @@ def freeze(
         canonical(source)
         draft = Manifest(name=name, task=task, role=role, source=source, rule=rule, items=items, merkle_root=ZERO)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise SplitError(f"split {name!r}: {field}: {first['msg']} (value {first['input']!r:.60})") from None
+        raise SplitError(f"split {name!r}: {first_fault(error, value=True)}") from None
     except ValueError as error:
         raise SplitError(f"split {name!r}: source: {error}") from None
     return draft.model_copy(update={"merkle_root": draft.root()})

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cask_eval.canonical import loads
 from cask_eval.errors import SplitError
+from cask_eval.fields import first_fault
 from cask_eval.splits.model import Manifest
 
 
@@ -24,9 +25,7 @@ def read(path: str | Path) -> Manifest:
     try:
         return Manifest.model_validate(loads(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise SplitError(f"{path}: {field}: {first['msg']} (value {first['input']!r:.60})") from None
+        raise SplitError(f"{path}: {first_fault(error, 'file', value=True)}") from None
     except ValueError as error:
         raise SplitError(f"{path}: is not strict JSON: {error}") from None
 

@@ -21,6 +21,7 @@ from cask_eval.canonical import digest, digest_bytes, loads
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError
+from cask_eval.fields import first_fault
 from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, Register, Select
 from cask_eval.ledger.log import audit
 from cask_eval.ledger.state import StudyState, studies
@@ -241,9 +242,7 @@ class _Loader:
         try:
             return Protocol.model_validate(register.protocol)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            self.absent["protocol"] = f"the registered protocol is not valid: {where}: {first['msg']}"
+            self.absent["protocol"] = f"the registered protocol is not valid: {first_fault(error)}"
             self.faults.append(self.absent["protocol"])
             return None
 
@@ -292,8 +291,7 @@ class _Loader:
         try:
             return model(loads(data))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            fault = f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            fault = f"{where}: {first_fault(error)}"
         except ValueError as error:
             fault = f"{where}: is not strict JSON: {error}"
         self.absent[name] = fault

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from cask_eval.canonical import loads
+from cask_eval.fields import first_fault
 from cask_eval.ledger.events import PAYLOADS, Event
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
@@ -38,8 +39,7 @@ def _fault(line: bytes) -> str | None:
         PAYLOADS[event.event].model_validate(event.payload)
         event.model_dump(mode="json")  # refuses what is nested too deeply
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return first_fault(error)
     except ValueError as error:
         return str(error)
     return None
