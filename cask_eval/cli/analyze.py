@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cask_eval.cli.common import gate_option, gated, json_option, print_json, study_argument, workspace
+from cask_eval.cli.common import check_gate, gate_option, gated, json_option, print_json, study_argument, workspace
 
 
 @click.command("analyze")
@@ -20,9 +20,10 @@ def command(ctx: click.Context, study: str | None, gate: str | None, as_json: bo
 
     space = workspace(ctx)
     name = pick(Ledger(space.ledger).events(), study, {"closed"})
+    check_gate(gate, space, name)
     document = derive(space, name)
     if as_json:
         print_json(document.model_dump(mode="json"))
     else:
         click.echo(f"branch {document.branch}: {document.decision}")
-    return gated(gate, space, name, document.branch)
+    return gated(gate, document.branch)

@@ -43,15 +43,14 @@ def locked_protocol(register: Register) -> Protocol:
     """The protocol inside a registration. Raises LedgerError when somebody made it something else."""
     from pydantic import ValidationError
 
+    from cask_eval.fields import first_fault
     from cask_eval.protocol.model import Protocol
 
     try:
         return Protocol.model_validate(register.protocol)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise LedgerError(
-            f"the registered protocol is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
-            "restore the ledger from version control"
+            f"the registered protocol is not valid: {first_fault(error)}; restore the ledger from version control"
         ) from None
 
 
@@ -147,14 +146,18 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def gated(gate: str | None, space: Workspace, name: str, branch: str) -> int:
-    """The exit code under --gate. Raises CaskError when the protocol has no such branch."""
+def check_gate(gate: str | None, space: Workspace, name: str) -> None:
+    """Raises CaskError when --gate names a branch that the study's protocol does not have."""
     if gate is None:
-        return OK
+        return
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState
 
     names = [b["name"] for b in StudyState.of(Ledger(space.ledger).events(), name).register[1].protocol["branches"]]
     if gate not in names:
         raise CaskError(f"--gate {gate}: the protocol has no such branch; it has {', '.join(names)}")
-    return OK if branch == gate else GATE
+
+
+def gated(gate: str | None, branch: str) -> int:
+    """The exit code under --gate."""
+    return OK if gate in (None, branch) else GATE

@@ -7,6 +7,7 @@ import sys
 import click
 
 from cask_eval.cli.common import (
+    check_gate,
     device_options,
     gate_option,
     gated,
@@ -56,7 +57,7 @@ def command(
     from cask_eval.decide.derive import derive
 
     space = workspace(ctx)
-    name = consume(space, study, digest, device, slots)
+    name = consume(space, study, digest, device, slots, gate)
     document = derive(space, name)
     paths = write_report(space, name)
     if as_json:
@@ -64,11 +65,14 @@ def command(
     else:
         summary(space, name)
         click.echo(f"report: {paths['html']}")
-    return gated(gate, space, name, document.branch)
+    return gated(gate, document.branch)
 
 
-def consume(space: Workspace, study: str | None, digest: str | None, device: str, slots: int) -> str:
-    """Run or resume; returns the study's name. Raises CaskError when the digest does not fit."""
+def consume(
+    space: Workspace, study: str | None, digest: str | None, device: str, slots: int, gate: str | None = None
+) -> str:
+    """Run or resume; returns the study's name. Raises CaskError, before anything is spent, when the digest or the
+    branch name does not fit."""
     quiet()
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import pick, studies
@@ -76,8 +80,10 @@ def consume(space: Workspace, study: str | None, digest: str | None, device: str
 
     events = Ledger(space.ledger).events()
     if study and (state := studies(events).get(study)) and state.close and state.analysis is None:
+        check_gate(gate, space, study)
         return study  # it crashed between the last trial and the analysis, which is all that is left to do
     name = pick(events, study, {"tuned", "consumed"})
+    check_gate(gate, space, name)
     state, wanted = consumption(space, name)
     if state.consume is None:
         lock = state.register[1].splits["heldout"]

@@ -42,13 +42,14 @@ def lock(protocol: Path, device: str):
     loaded = load(protocol)
     workspace = Workspace.find(protocol.parent)
     heldout = workspace.resolve(loaded.protocol.task.heldout)
-    count = len(read(heldout).items) if heldout.is_file() else None
+    manifest = read(heldout) if heldout.is_file() else None
+    count = len(manifest.items) if manifest else None
     findings = lint(loaded.protocol, count)
     errors = [f"{loaded.path}: {f.field}: {f.message}" for f in findings if f.level == "error"]
     if errors:
         raise ProtocolError(errors)
     warnings = [f"{f.field}: {f.message}" for f in findings]
-    if heldout.is_file() and (spent := consumers(Ledger(workspace.ledger).events(), read(heldout).merkle_root)):
+    if manifest and (spent := consumers(Ledger(workspace.ledger).events(), manifest.merkle_root)):
         warnings.append(
             f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have shaped "
             "this protocol, and the verifier will say so; freeze fresh problems if you can"

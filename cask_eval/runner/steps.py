@@ -187,10 +187,11 @@ def _commit(store: RecordStore, workspace: Workspace) -> RecordsCommit:
 
 
 def _complete(store: RecordStore, expected: list) -> None:
-    missing = [k for k in expected if k not in store.done]
+    done = store.done
+    missing = [k for k in expected if k not in done]
     if missing:
         raise StateError(f"{len(missing)} trials have no record, the first being {missing[0]}; run the command again")
-    extra = set(store.done) - set(expected)
+    extra = done - set(expected)
     if extra:
         raise DriftError(
             f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "

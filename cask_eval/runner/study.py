@@ -127,7 +127,7 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
     )
 
 
-def refuse_drift(study: Study, registered: Register, device: str) -> Register:
+def refuse_drift(study: Study, registered: Register, device: str) -> None:
     """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
     now = facts(study, device, registered.warnings)
     differences = []
@@ -141,7 +141,6 @@ def refuse_drift(study: Study, registered: Register, device: str) -> Register:
             + "\n  ".join(differences)
             + "\nRestore what was registered, or register a new study under another name."
         )
-    return now
 
 
 def _plain(value: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from cask_eval.engine.decode import MeterMismatch, Outcome, Request, generate
-from cask_eval.engine.method import Method, Policy
+from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.sampling import Sampling
@@ -45,11 +46,11 @@ class Bench:
     def __init__(self, study: Study, registration: str, device: str, slots: int = 64):
         self.study, self.registration, self.device, self.slots = study, registration, device, slots
 
-    def policy(self, model: Model, choice: ArmChoice) -> tuple[Method, Policy]:
-        decoder, _ = models.loaded(model, self.study.workspace, self.device)
+    def policy(self, model: Model, decoder: Any, choice: ArmChoice) -> Policy:
+        """The arm's method, bound to the loaded model."""
         method = load_preset(choice.preset).make(choice.preset, dict(choice.params))
         calibration = models.calibration_file(model, self.study.workspace)
-        return method, method.bind(geometry(decoder), str(calibration) if calibration else None)
+        return method.bind(geometry(decoder), str(calibration) if calibration else None)
 
     def run(self, batch: Batch, done: set, save: Callable[[list[Record]], None], progress: Progress) -> None:
         """Run what is not in `done`; records reach `save` in small groups as trials finish, also when interrupted."""
@@ -81,7 +82,7 @@ class Bench:
             for key, p in wanted.items()
         ]
         lengths = {r.key: len(r.prompt_ids) for r in requests}
-        _, policy = self.policy(model, batch.choice)
+        policy = self.policy(model, decoder, batch.choice)
         buffer: list[Record] = []
 
         def flush() -> None:
@@ -95,7 +96,7 @@ class Bench:
         try:
             outcomes = self._outcomes(decoder, requests, policy, batch.choice.schedule.budget, sampling, self.slots)
             for result in outcomes:
-                buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, result, sampling))
+                buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, result))
                 progress(1, buffer[-1].output_tokens)
                 if len(buffer) >= 32:
                     flush()
@@ -135,9 +136,7 @@ class Bench:
                     yield from self._outcomes(decoder, part, policy, budget, sampling, slots)
                 return
 
-    def _record(
-        self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault, sampling: Sampling
-    ) -> Record:
+    def _record(self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault) -> Record:
         failed = isinstance(result, _Fault)
         ids = [] if failed else list(result.output_ids)
         text = "" if failed else tokenizer.decode(ids, skip_special_tokens=True)

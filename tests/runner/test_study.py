@@ -199,6 +199,13 @@ def test_analysis_again_is_the_same_and_changed_records_are_refused(closed, copy
         cask("-C", root, "analyze")
 
 
+def test_a_misspelt_gate_is_refused_before_the_split_is_spent(tuned, copy, cask):
+    root = copy(tuned)
+    with pytest.raises(CaskError, match="no such branch; it has A, C"):
+        cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu", "--gate", "Z")
+    assert state(root).consume is None
+
+
 def test_gate_tells_a_null_result_from_a_met_branch(tuned, copy, cask):
     root = copy(tuned)
     result = cask(
@@ -256,6 +263,8 @@ def test_a_crash_before_the_analysis_costs_nothing(closed, copy, cask):
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
     (row,) = json.loads(cask("-C", root, "status", "--json").output)
     assert row["next"] == "cask-eval analyze small"
+    with pytest.raises(CaskError, match="no such branch"):
+        cask("-C", root, "confirm", "small", "--split", "heldout", "--gate", "Z")
     cask("-C", root, "confirm", "small", "--split", "heldout")
     assert state(root).analysis is not None
     assert cask("-C", root, "verify", "--require", "L0").return_value == 0
