@@ -1,4 +1,5 @@
-"""A method is a composition: scorer → selector, under a schedule, with protected entries.
+"""A method is a composition: scorer, selector, allocation, schedule (cadence) and representation, with protected
+entries.
 
 A preset is a frozen dataclass that derives from `Method`; its fields are its parameters. Field names that are
 Python keywords carry a trailing underscore, which users never see (``lambda_`` is ``lambda``).
@@ -8,16 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cask_eval.engine.contract import Entries, Geometry, Scorer, Selector
+from cask_eval.engine.contract import (
+    Allocation,
+    Compressed,
+    Entries,
+    Geometry,
+    Host,
+    Needs,
+    Representation,
+    Scorer,
+    Selector,
+    bound,
+    needs_of,
+)
 from cask_eval.errors import MethodError
-from cask_eval.residency import Schedule
+from cask_eval.footprint import Footprint, Packing
+from cask_eval.schedule import Schedule
+
+Encode = Callable[[str], list[int]]
 
 
 def param(
@@ -39,18 +56,18 @@ def param(
 
 @dataclass(frozen=True)
 class Method:
-    """Base of every preset. Subclasses give `scorer()` and `selector()`, and may override `schedule()`.
+    """Base of every preset. Subclasses give the parts: `scorer`, `selector`, `allocation`, `representation`, and the
+    `schedule`.
 
-    summary: one line. paper: link. deviations: where and why it departs from the published code.
-    reference: the preset that the null setting reproduces, if any. representation: the form of what is kept.
+    summary: one line. paper: link. deviations: where and why it departs from the published code. reference: the
+    preset that the null setting reproduces, if any. mechanism: its number in methods.md §3, if it has one.
     """
 
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     deviations: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str | None] = None
-    calibrated: ClassVar[bool] = False
-    representation: ClassVar[str] = "evict"
+    mechanism: ClassVar[str] = ""
 
     @classmethod
     def make(cls, preset: str, params: dict[str, Any]) -> Method:
@@ -71,7 +88,9 @@ class Method:
     def validate(self, preset: str) -> None:
         """Cross-parameter checks; raises MethodError."""
 
-    def schedule(self, budget: int) -> Schedule:
+    def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
+        """When events happen. `encode` (text → token ids) is needed only by a cadence that reads the text; without
+        it, such a schedule knows no boundaries. Raises MethodError when the budget cannot be scheduled."""
         raise NotImplementedError
 
     def scorer(self) -> Scorer:
@@ -80,8 +99,46 @@ class Method:
     def selector(self) -> Selector:
         raise NotImplementedError
 
-    def protected(self, entries: Entries) -> Tensor:
-        """[L, R, H, n] bool: entries that an event must keep."""
+    def allocation(self) -> Allocation:
+        raise NotImplementedError
+
+    def representation(self) -> Representation:
+        raise NotImplementedError
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether some part needs calibration statistics of the model."""
+        return any(getattr(part, "calibrated", False) for part in self.parts())
+
+    def parts(self) -> tuple[Scorer, Selector, Allocation, Representation]:
+        return self.scorer(), self.selector(), self.allocation(), self.representation()
+
+    def packing(self) -> Packing | None:
+        """How keys and values are stored; None is full precision."""
+        return None
+
+    def footprint(self, geometry: Geometry) -> Footprint:
+        """Bytes that the method holds for one sequence of this model."""
+        needs = needs_of(*self.parts())
+        traits = needs.traits.values()
+        size = geometry.dtype.itemsize
+        packing = self.packing()
+        if packing and geometry.head_dim % packing.group:
+            raise MethodError(
+                f"group {packing.group} does not divide the model's head_dim {geometry.head_dim}; use a smaller one"
+            )
+        return Footprint(
+            heads=geometry.layers * geometry.kv_heads,
+            head_dim=geometry.head_dim,
+            itemsize=size,
+            packing=packing,
+            trait_bytes=sum(t.dtype.itemsize for t in traits if not t.shared),
+            shared_bytes=sum(t.dtype.itemsize for t in traits if t.shared),
+            fixed_bytes=needs.queries * geometry.layers * geometry.query_heads * geometry.head_dim * size,
+        )
+
+    def protected(self, entries: Entries, target: Tensor) -> Tensor:
+        """[L, R, H, n] bool: entries that an event must keep. `target` [R] is how many it leaves per head."""
         return torch.zeros_like(entries.positions, dtype=torch.bool)
 
     def protected_count(self, prompt_tokens: int) -> int:
@@ -90,11 +147,13 @@ class Method:
 
     def check(self, prompt_tokens: int, budget: int) -> None:
         """Refuse a prompt that the budget cannot hold, before anything runs."""
-        schedule = self.schedule(budget)
+        schedule = min(self.schedule(budget).split(), key=lambda s: s.budget)
+        if schedule.trigger == "never" or schedule.overflow != "refuse":
+            return
         target, floor = schedule.target(prompt_tokens), self.protected_count(prompt_tokens)
-        if schedule.trigger != "never" and floor >= target:
+        if floor >= target:
             raise MethodError(
-                f"budget {budget} leaves {target} entries per head after an event, but {floor} are protected "
+                f"budget {schedule.budget} leaves {target} entries per head after an event, but {floor} are protected "
                 f"(prompt of {prompt_tokens} tokens, prompt policy {schedule.prompt!r}); nothing generated could "
                 f"be kept. Raise the budget{_remedy(schedule, floor)}"
             )
@@ -110,44 +169,60 @@ class Method:
         """Statistics from a file, other projects' formats included. Raises MethodError."""
         raise MethodError(f"{cls.__name__} needs no calibration statistics")
 
-    def bind(self, geometry: Geometry, calibration: str | None) -> Policy:
-        """The method on one model. `calibration` is a statistics file, for methods that need one."""
-        scorer = self.scorer()
-        if self.calibrated:
-            if calibration is None:
-                raise MethodError(
-                    "this method needs calibration statistics, and the model has none; run "
-                    "`cask-eval calibrate` and give models[].calibration"
-                )
-            scorer = scorer.bind(geometry, calibration)
-        return Policy(self, scorer, self.selector())
+    def bind(self, host: Host) -> Policy:
+        """The method on one model. Raises MethodError when a part cannot work there."""
+        return Policy(self, host, *(bound(part, host) for part in self.parts()))
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A method bound to a model: decides what an event keeps."""
+    """A method bound to a model: decides what an event keeps, and in what form."""
 
     method: Method
+    host: Host
     scorer: Scorer
     selector: Selector
+    allocation: Allocation
+    representation: Representation
 
-    def keep(self, entries: Entries, target: Tensor) -> Tensor:
-        """Mask [L, R, H, n] of the entries an event keeps: exactly `target` [R] in every layer and head.
-        Raises FloatingPointError on NaN scores."""
-        resident = entries.positions >= 0
-        protected = self.method.protected(entries) & resident
+    def schedule(self, budget: int) -> Schedule:
+        return self.method.schedule(budget, self.host.encode)
+
+    @property
+    def parts(self) -> tuple[Scorer, Selector, Allocation, Representation]:
+        return self.scorer, self.selector, self.allocation, self.representation
+
+    @property
+    def needs(self) -> Needs:
+        return needs_of(*self.parts)
+
+    @property
+    def footprint(self) -> Footprint:
+        return self.method.footprint(self.host.geometry)
+
+    def compress(self, entries: Entries, target: Tensor) -> Compressed:
+        """One event: on average over layers and heads exactly `target` [R] entries stay.
+        Raises FloatingPointError on NaN scores, MethodError when a part breaks its contract."""
+        resident = entries.resident
+        protected = self.method.protected(entries, target) & resident
         scores = self.scorer.score(entries, resident & ~protected).float()
         if torch.isnan(scores).any():
             raise FloatingPointError(f"{type(self.scorer).__name__} produced NaN scores; the event is refused")
         # A decision shared over layers or heads needs the same candidates and the same protection in all of them.
         candidates, protected = _shared(resident & ~protected, scores.shape), _shared(protected, scores.shape)
-        quota = target[None, :, None] - protected.sum(-1)
+        quota = self.allocation.allocate(scores, candidates, protected, target)
         if bool((quota < 0).any()) or bool((quota > candidates.sum(-1)).any()):
             raise MethodError("an event cannot keep its target: too many entries are protected or too few resident")
-        picked = self.selector.select(scores, candidates, quota, entries)
+        selection = self.selector.select(scores, candidates, quota, entries)
+        picked = selection.keep
         if bool((picked & ~candidates).any() | (picked.sum(-1) != quota).any()):
             raise MethodError(f"{type(self.selector).__name__} did not select exactly its quota among the candidates")
-        return (picked | protected).expand(*entries.positions.shape)
+        keep = (picked | protected).expand(entries.positions.shape)
+        if bool((keep.sum((0, 2, 3)) != target * keep.shape[0] * keep.shape[2]).any()):
+            raise MethodError(f"{type(self.allocation).__name__} did not share out exactly the budget")
+        entries = replace(entries, traits={**entries.traits, **selection.traits})
+        entries, measures = self.representation.represent(entries, replace(selection, keep=keep))
+        return Compressed(keep, entries, {**selection.measures, **measures})
 
 
 def _remedy(schedule: Schedule, floor: int) -> str:

@@ -8,7 +8,6 @@ from typing import ClassVar
 from cask_eval.engine.method import param
 from cask_methods.presets.evicting import Evicting
 from cask_methods.scorers.random import RandomScorer
-from cask_methods.selectors.top_k import TopK
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,3 @@ class RandomPP(Evicting):
 
     def scorer(self) -> RandomScorer:
         return RandomScorer(self.sampling)
-
-    def selector(self) -> TopK:
-        return TopK()

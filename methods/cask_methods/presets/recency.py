@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cask_eval.engine.method import param
-from cask_eval.residency import PROMPTS
-from cask_methods.presets.evicting import Scheduled
+from cask_methods.presets.evicting import PROTECTING, Scheduled
 from cask_methods.scorers.recency import RecencyScorer
-from cask_methods.selectors.top_k import TopK
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,9 @@ class Recency(Scheduled):
         "compete: only the sinks outlive the window; pinned: the prompt is kept inside the "
         "budget; outside: kept on top of it.",
         source="the paper's window takes no notice of the prompt",
-        choices=PROMPTS,
+        choices=PROTECTING,
     )
     sink: int = param(4, "First positions that every event keeps.", source="the paper's four attention sinks", low=0)
 
     def scorer(self) -> RecencyScorer:
         return RecencyScorer()
-
-    def selector(self) -> TopK:
-        return TopK()

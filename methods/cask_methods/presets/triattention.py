@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cask_eval.engine.contract import Geometry, Selector
+from cask_eval.engine.contract import Geometry
 from cask_eval.engine.method import param
 from cask_methods.calibration import Accumulator, Statistics, load
 from cask_methods.presets.evicting import Evicting
 from cask_methods.scorers.triattention import TriAttentionScorer
-from cask_methods.selectors.top_k import TopK
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,6 @@ class TriAttention(Evicting):
 
     summary: ClassVar[str] = "Trigonometric scores from calibrated query centres"
     paper: ClassVar[str] = "https://arxiv.org/abs/2604.04921"
-    calibrated: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "no tie-breaking noise: the published code adds U(0, 1)·1e-6 to every z-score; here ties keep the lower "
         "position",
@@ -50,9 +48,6 @@ class TriAttention(Evicting):
 
     def scorer(self) -> TriAttentionScorer:
         return TriAttentionScorer(self.mode, self.normalise, self.aggregation, self.group)
-
-    def selector(self) -> Selector:
-        return TopK()
 
     @classmethod
     def calibrator(cls, geometry: Geometry) -> Accumulator:

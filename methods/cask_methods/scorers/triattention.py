@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cask_eval.engine.contract import Entries, Geometry
+from cask_eval.engine.contract import Entries, Host
 from cask_eval.errors import MethodError
 from cask_methods.calibration import Statistics, load
 
@@ -42,6 +42,7 @@ class TriAttentionScorer:
     """
 
     name: ClassVar[str] = "triattention"
+    calibrated: ClassVar[bool] = True
 
     mode: str = "per_layer_head"
     normalise: bool = True
@@ -49,10 +50,15 @@ class TriAttentionScorer:
     group: str = "max"
     statistics: Statistics | None = None
 
-    def bind(self, geometry: Geometry, calibration: str) -> TriAttentionScorer:
-        """The scorer with statistics from a file. Raises MethodError when they do not fit the model."""
-        statistics = load(calibration)
-        statistics.check(geometry)
+    def bind(self, host: Host) -> TriAttentionScorer:
+        """The scorer with statistics from a file. Raises MethodError when there are none or they do not fit."""
+        if host.calibration is None:
+            raise MethodError(
+                "this method needs calibration statistics, and the model has none; run "
+                "`cask-eval calibrate` and give models[].calibration"
+            )
+        statistics = load(host.calibration)
+        statistics.check(host.geometry)
         return replace(self, statistics=statistics)
 
     def score(self, entries: Entries, candidates: Tensor) -> Tensor:

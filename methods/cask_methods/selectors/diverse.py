@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cask_eval.engine.contract import Entries
+from cask_eval.engine.contract import Entries, Selection
 from cask_methods.selectors.top_k import TopK
 
 SPACES = ("values", "values_centred", "keys")
@@ -45,11 +45,11 @@ class Diverse:
     space: str = "values"
     path: str = "auto"
 
-    def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries) -> Tensor:
-        """Mask [L or 1, R, H or 1, n] with `quota` of the `candidates` a row. Raises FloatingPointError when scores or
+    def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries) -> Selection:
+        """Raises FloatingPointError when scores or
         vectors of candidates are not finite and λ > 0."""
         if self.lambda_ == 0:
-            return TopK().select(scores, candidates, quota)
+            return TopK().select(scores, candidates, quota, entries)
         shape, n = scores.shape, scores.shape[-1]
         unit = unit_vectors(
             entries.keys if self.space == "keys" else entries.values, candidates, centred=self.space == "values_centred"
@@ -70,7 +70,7 @@ class Diverse:
         live = torch.arange(order.shape[1], device=order.device) < quota[:, None]
         mask = torch.zeros(order.shape[0], n + 1, dtype=torch.bool, device=order.device)
         mask.scatter_(1, torch.where(live, order, n), True)
-        return mask[:, :n].reshape(shape)
+        return Selection(mask[:, :n].reshape(shape))
 
 
 def spread(scores: Tensor, candidates: Tensor, tau: str) -> Tensor:

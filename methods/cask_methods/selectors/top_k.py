@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cask_eval.engine.contract import Entries
+from cask_eval.engine.contract import Entries, Selection
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,15 @@ class TopK:
 
     name: ClassVar[str] = "top_k"
 
-    def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries | None = None) -> Tensor:
-        """Mask [L or 1, R, H or 1, n] with `quota` of the `candidates` a row. Entries lie in ascending position, so
-        a stable sort breaks ties as promised."""
-        # Adding 0 turns -0.0 into 0.0, which some sorts would tell apart.
-        order = torch.sort(scores + 0.0, dim=-1, descending=True, stable=True).indices
-        competing = candidates.gather(-1, order)
-        chosen = competing & (competing.cumsum(-1) <= quota.unsqueeze(-1))
-        return torch.zeros_like(candidates).scatter_(-1, order, chosen)
+    def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries | None = None) -> Selection:
+        return Selection(highest(scores, candidates, quota))
+
+
+def highest(scores: Tensor, candidates: Tensor, quota: Tensor) -> Tensor:
+    """Mask [..., n] with the `quota` [...] highest-scored `candidates` a row; all lead with the same shape. Entries
+    lie in ascending position, so a stable sort breaks ties as promised."""
+    # Adding 0 turns -0.0 into 0.0, which some sorts would tell apart.
+    order = torch.sort(scores + 0.0, dim=-1, descending=True, stable=True).indices
+    competing = candidates.gather(-1, order)
+    chosen = competing & (competing.cumsum(-1) <= quota.unsqueeze(-1))
+    return torch.zeros_like(candidates).scatter_(-1, order, chosen)

@@ -1,0 +1,73 @@
+"""Bytes that a method holds for one sequence, as a function of its resident entries (methods.md §4, Ledgers).
+
+No torch and no pydantic here: the engine, the solver and the verifier share this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Keys and values at `bits` per number, the newest in full precision (KIVI, arXiv 2402.02750).
+
+    Keys share scale and zero per channel over `group` consecutive entries, values per entry over `group` channels;
+    scale and zero are stored like the model's own numbers. A key block is packed when `residual` entries have
+    gathered, a value when `residual` newer ones exist; both after the attention has read them.
+    """
+
+    bits: int
+    group: int
+    residual: int
+
+    def __post_init__(self):
+        if self.bits not in (2, 4, 8):
+            raise ValueError(f"bits is {self.bits}; use 2, 4 or 8 (or no packing at all)")
+        if self.group < 1 or self.residual < 1 or self.residual % self.group:
+            raise ValueError(f"residual is {self.residual}; it must be a multiple of group {self.group}, at least once")
+
+    def packed_keys(self, settled: int) -> int:
+        """How many of `settled` entries (those that an earlier step has read) have packed keys."""
+        return settled - settled % self.residual
+
+    def packed_values(self, settled: int) -> int:
+        return max(0, settled - self.residual)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """heads: layers × KV heads. head_dim, itemsize: of the model. trait_bytes: per entry of each layer and head.
+    shared_bytes: per entry once for all layers and heads. fixed_bytes: per sequence, whatever it holds."""
+
+    heads: int
+    head_dim: int
+    itemsize: int
+    packing: Packing | None = None
+    trait_bytes: int = 0
+    shared_bytes: int = 0
+    fixed_bytes: int = 0
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one full-precision entry, (d_k + d_v)·w."""
+        return 2 * self.head_dim * self.itemsize
+
+    def payload(self, resident: int) -> int:
+        """Bytes of keys and values over all heads when a step's attention reads `resident` entries in each, the
+        newest appended in this step."""
+        if self.packing is None:
+            return self.heads * resident * self.entry_bytes
+        p, settled = self.packing, max(0, resident - 1)
+        keys, values = p.packed_keys(settled), p.packed_values(settled)
+        full = (2 * resident - keys - values) * self.head_dim * self.itemsize
+        codes = (keys + values) * self.head_dim * p.bits // 8
+        scales = (keys // p.group * self.head_dim + values * (self.head_dim // p.group)) * 2 * self.itemsize
+        return self.heads * (full + codes + scales)
+
+    def auxiliary(self, resident: int) -> int:
+        """Bytes of everything else that must outlive the step: traits and remembered queries."""
+        return resident * (self.heads * self.trait_bytes + self.shared_bytes) + self.fixed_bytes
+
+    def total(self, resident: int) -> int:
+        return self.payload(resident) + self.auxiliary(resident)

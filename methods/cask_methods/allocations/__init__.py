@@ -1,0 +1,1 @@
+"""Allocations: how is the budget shared over layers and heads? One file each."""

@@ -1,0 +1,1 @@
+"""Cadences: when does an event happen? One file each."""
