@@ -27,15 +27,17 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """query [B, Hq, q, D], key and value [B, H, C, D] → ([B, q, Hq, D], None).
 
-    One query a row (decoding): `slots.visible(layer)` [B, H, C] says which entries exist. Several queries a row
-    (prefill) or no slots (a plain forward): causal over the given keys.
+    slots: where the keys came from, a SlotCache (decoding: one query a row, and `slots.mask(layer)` [B, H, C] says
+    which entries exist) or a CaptureCache (whole prompts: causal); it sees the queries. Without slots: causal.
     """
     batch, heads, queries, dim = query.shape
-    if slots is None or queries > 1:
+    if slots is not None:
+        slots.see(module.layer_idx, query, key, scaling)
+    if slots is None or not hasattr(slots, "mask"):
         out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
     packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
-    mask = slots.visible(module.layer_idx)[:, :, None, :]
+    mask = slots.mask(module.layer_idx)[:, :, None, :]
     out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, 1, heads, dim), None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +17,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cask_eval.engine.attention import NAME as SLOT_ATTENTION
-from cask_eval.engine.contract import Entries
+from cask_eval.engine.contract import Compressed, Entries
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
+from cask_eval.engine.regions import Regions, wiped
 from cask_eval.engine.sampling import Sampling, choose, uniforms
 from cask_eval.engine.slots import CaptureCache, SlotCache
 from cask_eval.errors import MethodError, ModelError
-from cask_eval.residency import Residency, Schedule
+from cask_eval.residency import Residency
+from cask_eval.schedule import Book, Schedule
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial produced. `stopped` tells a stop token from the length limit; output_ids include the stop token."""
+    """What a trial produced. `stopped` tells a stop token from the length limit; output_ids include the stop token.
+    kept_min, kept_max: entries that any layer and head held after any event, None without events. regions: how much of
+    the history its events left. measures: the method's own numbers, averaged over the events that gave them."""
 
     key: Any
     output_ids: tuple[int, ...]
@@ -45,6 +49,8 @@ class Outcome:
     residency: Residency
     kept_min: int | None
     kept_max: int | None
+    regions: Regions
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 class Probe(Protocol):
@@ -52,7 +58,7 @@ class Probe(Protocol):
 
     def logits(self, requests: list[Request], logits: Tensor) -> None: ...
 
-    def event(self, requests: list[Request], before: Entries, keep: Tensor) -> None: ...
+    def event(self, requests: list[Request], before: Entries, after: Compressed) -> None: ...
 
 
 class MeterMismatch(RuntimeError):
@@ -64,14 +70,20 @@ class _Running:
     """The host's book of one occupied slot."""
 
     request: Request
-    step: int = 0  # decode forwards done
-    resident: int = 0  # entries per layer and head
-    wait: int = 0  # decode forwards until the next event; 0 when none will come
+    book: Book
+    widest: int  # entries of the head that holds most
+    wait: int | None = None  # decode forwards until the next certain event
+    chance: int = 0  # decode forwards until a boundary may fire one
     events: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def prompt(self) -> int:
         return len(self.request.prompt_ids)
+
+    @property
+    def step(self) -> int:
+        """Decode forwards done."""
+        return self.book.position - self.prompt
 
 
 @torch.inference_mode()
@@ -79,7 +91,7 @@ def generate(
     model: PreTrainedModel,
     requests: Iterable[Request],
     policy: Policy,
-    budget: int,
+    schedule: Schedule,
     sampling: Sampling,
     *,
     slots: int = 64,
@@ -88,9 +100,10 @@ def generate(
 ) -> Iterator[Outcome]:
     """Run every request; outcomes come in the order they finish.
 
-    slots: sequences in flight at once. poll: steps between looks at which sequences have stopped (default 1 on CPU,
-    8 on an accelerator, where a look is a synchronisation). In fp32 a trial's tokens do not depend on its company; in
-    16-bit types products round differently in batches of another size, which can decide a near-tie.
+    schedule: the policy's own at some budget (`policy.schedule(budget)`), or one part of it where it has several
+    chains. slots: sequences in flight at once. poll: steps between looks at which sequences have stopped (default 1
+    on CPU, 8 on an accelerator, where a look is a synchronisation). In fp32 a trial's tokens do not depend on its
+    company; in 16-bit types products round differently in batches of another size, which can decide a near-tie.
 
     Raises ModelError when the model is not on the slot attention, MethodError before the first forward when a prompt
     does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
@@ -100,10 +113,11 @@ def generate(
             f"the model runs on {model.config._attn_implementation!r} attention, which would read empty "
             f"slots; load it with load_model or call set_attn_implementation({SLOT_ATTENTION!r})"
         )
+    if schedule.chains > 1:
+        raise MethodError(f"a schedule of {schedule.chains} chains is run chain by chain; see Schedule.split")
     pending = deque(requests)
-    schedule = policy.method.schedule(budget)
     for request in pending:
-        policy.method.check(len(request.prompt_ids), budget)
+        policy.method.admit(len(request.prompt_ids), schedule)
         if not request.prompt_ids:
             raise MethodError(f"trial {request.key!r} has an empty prompt")
     if not pending:
@@ -122,37 +136,54 @@ def generate(
 
 
 class _Run:
-    def __init__(self, model, policy, schedule: Schedule, sampling, pending: deque, slots, probe):
+    def __init__(self, model, policy: Policy, schedule: Schedule, sampling, pending: deque, slots, probe):
         self.model, self.policy, self.schedule, self.sampling, self.probe = model, policy, schedule, sampling, probe
         self.pending, self.device, self.geometry = pending, model.device, geometry(model)
+        self.footprint, self.needs = policy.footprint, policy.needs
+        self.observers = [part for part in policy.parts if hasattr(part, "observe")]
+        self.reindexed = getattr(policy.representation, "reindexed", False)
         slots = min(slots, len(pending))
         # A prompt that is compressed before decoding never needs room for itself.
         capacity = max(schedule.capacity(len(r.prompt_ids), sampling.max_new_tokens) for r in pending)
-        self.cache = SlotCache(self.geometry, slots, max(1, capacity), self.device)
+        self.cache = SlotCache(
+            self.geometry,
+            slots,
+            max(1, capacity),
+            self.device,
+            self.needs,
+            self.footprint.packing,
+            self.observers,
+        )
         self.running: list[_Running] = []  # slot i holds running[i]: occupied slots are always a prefix
 
         def state(*shape: int, dtype=torch.int64) -> Tensor:
             return torch.zeros(slots, *shape, dtype=dtype, device=self.device)
 
-        self.token, self.position, self.written, self.metered = state(), state(), state(), state()
+        self.token, self.position, self.written = state(), state(), state()
+        self.metered, self.metered_bytes = state(), state()
         self.prompt, self.seed, self.event_count = state(), state(), state()
-        self.kept_min, self.kept_max = state(), state()
+        self.kept_min, self.kept_max, self.regions = state(), state(), state(3)
         self.done = state(dtype=torch.bool)
-        self.output = state(sampling.max_new_tokens + 1)
+        longest = max(len(r.prompt_ids) for r in pending)
+        self.history = state(longest + sampling.max_new_tokens + 1)
         self.uniform = state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
+        self.boundaries = torch.tensor(schedule.boundaries, dtype=torch.int64, device=self.device)
+        self.measures: dict[str, Tensor] = {}  # name → [S, 2] sum and number of events
         self._state = [
             self.token,
             self.position,
             self.written,
             self.metered,
+            self.metered_bytes,
             self.prompt,
             self.seed,
             self.event_count,
             self.kept_min,
             self.kept_max,
+            self.regions,
             self.done,
-            self.output,
+            self.history,
         ]
         if self.uniform is not None:
             self._state.append(self.uniform)
@@ -179,111 +210,167 @@ class _Run:
         # Prompts start at column 0; what follows a shorter one is invisible to it (causal) and never cached.
         ids = torch.tensor([[*r.prompt_ids, *([0] * (longest - n))] for r, n in zip(wave, lengths)], device=self.device)
         prompt = torch.tensor(lengths, device=self.device)
-        capture = CaptureCache(self.geometry.layers)
+        capture = CaptureCache(self.geometry, prompt, longest, self.needs, self.observers)
         last, column = torch.unique(prompt - 1, return_inverse=True)
-        positions = torch.arange(longest, device=self.device)
         logits = self.model(
             input_ids=ids,
-            position_ids=positions.expand(rows, -1),
+            position_ids=torch.arange(longest, device=self.device).expand(rows, -1),
             past_key_values=capture.layers_view,
             use_cache=True,
             logits_to_keep=last,
+            slots=capture,
         ).logits[torch.arange(rows, device=self.device), column]
 
         first = self.active
         target = torch.arange(first, first + rows, device=self.device)
-        for buffer in self._state:
+        for buffer in (*self._state, *self.measures.values()):
             buffer[target] = 0
         self.prompt[target] = self.position[target] = prompt
+        self.history[target, :longest] = ids
         self.kept_min[target] = np.iinfo(np.int64).max
         self.seed[target] = torch.tensor([_signed(r.seed) for r in wave], device=self.device)
         if self.uniform is not None:
             draws = np.stack([uniforms(r.seed, self.sampling.max_new_tokens + 1) for r in wave])
             self.uniform[target] = torch.from_numpy(draws).to(self.device)
+        self.cache.remember(target, capture)
 
-        resident = positions[None] < prompt[:, None]
+        books = [_Running(r, Book(self.schedule, n), n) for r, n in zip(wave, lengths)]
         g = self.geometry
         entries = Entries(
             keys=torch.stack(capture.keys),
             values=torch.stack(capture.values),
-            positions=torch.where(resident, positions, -1)[None, :, None].expand(g.layers, rows, g.kv_heads, longest),
-            prompt_tokens=prompt,
-            length=prompt,
-            seeds=self.seed[target],
-            events=self.event_count[target],
+            positions=capture.positions[None, :, None].expand(g.layers, rows, g.kv_heads, longest),
             geometry=g,
+            traits=capture.traits,
+            **self._about(target, longest),
         )
-        books = [_Running(r, resident=n) for r, n in zip(wave, lengths)]
-        keep, kept = entries.positions >= 0, longest
-        fires = [self.schedule.prompt == "compete" and self.schedule.fires(n, n, n) for n in lengths]
-        if any(fires):
-            keep = keep.clone()
-            at = torch.tensor([i for i, f in enumerate(fires) if f], device=self.device)
-            keep[:, at] = self._decide(_rows(entries, at), target[at], [books[i] for i in at.tolist()])
-            kept = max(b.resident for b in books)
-        self.cache.place(target, entries, keep, kept)
+        if self.needs.queries:
+            at, order = capture.query_positions.sort(dim=-1)
+            queries = torch.stack(capture.queries)
+            order = order[None, :, None, :, None].expand_as(queries)
+            entries = replace(entries, queries=queries.gather(3, order), query_positions=at)
+        fires = [self.schedule.compresses_prompt(n) for n in lengths]
+        # Those that are compressed at once and those that are not lie in different slots.
+        for fire in (True, False):
+            if chosen := [i for i, f in enumerate(fires) if f == fire]:
+                at = torch.tensor(chosen, device=self.device)
+                some, part = entries.rows(at), [books[i] for i in chosen]
+                if fire:
+                    self._event(some, target[at], part)
+                else:
+                    self.cache.place(target[at], some, some.resident, longest, [b.prompt for b in part])
         for book in books:
-            book.wait = self._wait(book)
+            self._plan(book)
         self.running += books
         self._emit(slice(first, first + rows), logits, wave)
+
+    def _about(self, at: Tensor, longest: int) -> dict[str, Tensor]:
+        """The fields of Entries that describe the sequences in slots `at`, up to `longest` tokens."""
+        tokens = self.history[at, :longest]
+        past = torch.arange(longest, device=self.device) >= self.position[at, None]
+        return {
+            "prompt_tokens": self.prompt[at],
+            "length": self.position[at],
+            "seeds": self.seed[at],
+            "events": self.event_count[at],
+            "tokens": tokens.masked_fill(past, -1),
+        }
 
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """One decode forward for every occupied slot, then the events that are due, then the next tokens."""
         n = self.active
-        width = 1 + max(b.resident for b in self.running)
+        width = 1 + max(b.widest for b in self.running)
+        if width > self.cache.capacity:
+            self.cache.reserve(width + self.schedule.delta)
         width = min(self.cache.capacity, -(-width // 16) * 16)
-        read = self.cache.begin_step(n, width, self.position[:n])
+        read, held = self.cache.begin_step(n, width, self.position[:n])
         self.metered[:n] += read.masked_fill(self.done[:n], 0)
+        self.metered_bytes[:n] += held.masked_fill(self.done[:n], 0)
+        position = self.cache.fill[0, :n, 0] if self.reindexed else self.position[:n]
         logits = self.model(
             input_ids=self.token[:n, None],
-            position_ids=self.position[:n, None],
+            position_ids=position[:, None],
             past_key_values=self.cache.layers_view,
             use_cache=True,
             slots=self.cache,
         ).logits[:, -1]
-        self.cache.end_step()
         self.position[:n] += 1
-        due = []
-        for slot, book in enumerate(self.running):
-            book.step += 1
-            book.resident += 1
-            book.wait -= 1
-            if book.wait == 0:
-                due.append(slot)
+        due, asked = [], []
+        for slot, row in enumerate(self.running):
+            row.book.grow()
+            row.widest += 1
+            if row.wait is not None:
+                row.wait -= 1
+                row.chance -= 1
+                if row.wait == 0:
+                    due.append(slot)
+                elif row.chance <= 0 and self.schedule.boundaries:
+                    asked.append(slot)
+        self.cache.end_step([row.book.resident for row in self.running])
+        if asked:
+            # Only where the text decides, the host must look at it.
+            at = torch.isin(self.token[asked], self.boundaries).tolist()
+            due = sorted([*due, *(slot for slot, boundary in zip(asked, at) if boundary)])
         if due:
             self._compress(due)
         self._emit(slice(0, n), logits, [b.request for b in self.running])
 
     def _compress(self, due: list[int]) -> None:
-        books = [self.running[i] for i in due]
+        rows = [self.running[i] for i in due]
         at = torch.tensor(due, device=self.device)
-        entries = self.cache.entries(
-            at, max(b.resident for b in books), self.prompt[at], self.position[at], self.seed[at], self.event_count[at]
-        )
-        keep = self._decide(entries, at, books)
-        self.cache.place(at, entries, keep, max(b.resident for b in books))
-        for book in books:
-            book.wait = self._wait(book)
+        longest = max(row.book.position for row in rows)
+        entries = self.cache.entries(at, max(row.widest for row in rows), **self._about(at, longest))
+        self._event(entries, at, rows)
+        for row in rows:
+            self._plan(row)
 
-    def _decide(self, entries: Entries, at: Tensor, books: list[_Running]) -> Tensor:
-        targets = [self.schedule.target(b.prompt) for b in books]
-        keep = self.policy.keep(entries, torch.tensor(targets, device=self.device))
-        if self.probe:
-            self.probe.event([b.request for b in books], entries, keep)
-        counts = keep.sum(-1).movedim(1, 0).flatten(1)
-        self.kept_min[at] = self.kept_min[at].minimum(counts.amin(1))
-        self.kept_max[at] = self.kept_max[at].maximum(counts.amax(1))
-        self.event_count[at] += 1
+    def _event(self, entries: Entries, at: Tensor, rows: list[_Running]) -> None:
+        """Compress `entries` and put what is kept into the slots `at`."""
         heads = self.geometry.layers * self.geometry.kv_heads
-        for book, target in zip(books, targets):
-            book.events.append((book.step, book.resident * heads, target * heads))
-            book.resident = target
-        return keep
+        before = [(row.book.resident, row.book.prefix) for row in rows]
+        targets = [row.book.fire().resident for row in rows]
+        for row, (resident, _), target in zip(rows, before, targets):
+            row.events.append((row.step, resident * heads, target * heads))
+        entries = replace(
+            entries,
+            prefix=torch.tensor([prefix for _, prefix in before], device=self.device),
+            prefix_kept=torch.tensor([row.book.prefix for row in rows], device=self.device),
+        )
+        after = self.policy.compress(entries, torch.tensor(targets, device=self.device))
+        if self.probe:
+            self.probe.event([row.request for row in rows], entries, after)
+        counts = after.keep.sum(-1).movedim(1, 0).flatten(1)
+        most = counts.amax(1)
+        # What a sequence that has stopped goes through until it is collected belongs to no trial.
+        live = ~self.done[at]
+        self.kept_min[at] = torch.where(live, self.kept_min[at].minimum(counts.amin(1)), self.kept_min[at])
+        self.kept_max[at] = torch.where(live, self.kept_max[at].maximum(most), self.kept_max[at])
+        regions = wiped(entries.positions, after.keep, entries.length, self.regions[at])
+        self.regions[at] = torch.where(live[:, None], regions, self.regions[at])
+        self.event_count[at] += 1
+        self._measure(at, after, live)
+        for row, widest in zip(rows, most.tolist()):
+            row.widest = widest
+        kept = max(row.widest for row in rows)
+        if kept > self.cache.capacity:
+            self.cache.reserve(kept + self.schedule.delta)
+        self.cache.place(at, after.entries, after.keep, kept, targets)
 
-    def _wait(self, book: _Running) -> int:
-        return self.schedule.next_event(book.resident, book.prompt, book.prompt + book.step) or 0
+    def _measure(self, at: Tensor, after: Compressed, live: Tensor) -> None:
+        for name, value in after.measures.items():
+            total = self.measures.get(name)
+            if total is None:
+                total = self.measures[name] = torch.zeros(self.cache.slots, 2, dtype=torch.float64, device=self.device)
+            value = value.double()
+            given = torch.isfinite(value) & live
+            total[at] += torch.stack([value.masked_fill(~given, 0), given.double()], -1)
+
+    def _plan(self, row: _Running) -> None:
+        row.wait = row.book.wait()
+        if self.schedule.trigger == "boundary":
+            row.chance = self.schedule.first_chance(row.book.resident, row.book.prefix, row.prompt)
 
     def _emit(self, rows: slice, logits: Tensor, requests: list[Request]) -> None:
         """Choose the next token of these slots from their logits [rows, V]."""
@@ -299,10 +386,10 @@ class _Run:
         token = torch.where(torch.isfinite(logits.amax(-1)), token, -1)
         self.token[rows] = token.clamp(min=0)
         # What a stopped sequence goes on to say until it is collected falls into a spare column.
-        spare = self.sampling.max_new_tokens
-        self.output[rows].scatter_(1, torch.where(done, spare, written)[:, None], token[:, None])
+        spare = self.history.shape[1] - 1
+        self.history[rows].scatter_(1, torch.where(done, spare, self.prompt[rows] + written)[:, None], token[:, None])
         written += ~done
-        done |= torch.isin(token, self.stop) | (token < 0) | (written >= spare)
+        done |= torch.isin(token, self.stop) | (token < 0) | (written >= self.sampling.max_new_tokens)
 
     # -- collection --------------------------------------------------------------------------------------------
 
@@ -319,49 +406,39 @@ class _Run:
             final = self.active - 1
             if slot != final:
                 self.cache.move(final, slot)
-                for buffer in self._state:
+                for buffer in (*self._state, *self.measures.values()):
                     buffer[slot] = buffer[final]
                 self.running[slot] = self.running[final]
             self.running.pop()
 
-    def _outcome(self, slot: int, book: _Running) -> Outcome:
+    def _outcome(self, slot: int, row: _Running) -> Outcome:
         count = int(self.written[slot])
-        ids = tuple(self.output[slot, :count].tolist())
+        ids = tuple(self.history[slot, row.prompt : row.prompt + count].tolist())
         if ids and ids[-1] < 0:
             raise FloatingPointError(
-                f"trial {book.request.key!r}: the model produced infinite or NaN logits at step {count - 1}"
+                f"trial {row.request.key!r}: the model produced infinite or NaN logits at step {count - 1}"
             )
-        g = self.geometry
-        account = Residency(
-            g.layers, g.kv_heads, g.entry_bytes, book.prompt, count - 1, [e for e in book.events if e[0] < count]
-        )
-        account.entries, account.peak_entries = account.tally()
-        account.payload_bytes = account.entries * g.entry_bytes
-        metered = int(self.metered[slot])
-        if metered != account.entries:
-            raise MeterMismatch(f"trial {book.request.key!r}: {account.entries} entries planned, {metered} measured")
-        compressed = bool(account.events)
+        g, key = self.geometry, row.request.key
+        events = [e for e in row.events if e[0] < count]
+        account = Residency(g.layers, g.kv_heads, g.entry_bytes, row.prompt, count - 1, events).settle(self.footprint)
+        metered = int(self.metered[slot]), int(self.metered_bytes[slot])
+        planned = account.entries, account.payload_bytes + account.aux_bytes
+        if metered != planned:
+            raise MeterMismatch(
+                f"trial {key!r}: {planned[0]} entries and {planned[1]} bytes planned, {metered[0]} and {metered[1]} "
+                "measured"
+            )
+        measured = {name: total[slot].tolist() for name, total in self.measures.items()}
         return Outcome(
-            book.request.key,
+            key,
             ids,
             ids[-1] in self.sampling.stop_ids,
             account,
-            int(self.kept_min[slot]) if compressed else None,
-            int(self.kept_max[slot]) if compressed else None,
+            int(self.kept_min[slot]) if account.active else None,
+            int(self.kept_max[slot]) if account.active else None,
+            Regions(*self.regions[slot].tolist()),
+            {name: total / times for name, (total, times) in sorted(measured.items()) if times},
         )
-
-
-def _rows(entries: Entries, at: Tensor) -> Entries:
-    return Entries(
-        keys=entries.keys[:, at],
-        values=entries.values[:, at],
-        positions=entries.positions[:, at],
-        prompt_tokens=entries.prompt_tokens[at],
-        length=entries.length[at],
-        seeds=entries.seeds[at],
-        events=entries.events[at],
-        geometry=entries.geometry,
-    )
 
 
 def _signed(seed: int) -> int:

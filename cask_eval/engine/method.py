@@ -146,8 +146,12 @@ class Method:
         return 0
 
     def check(self, prompt_tokens: int, budget: int) -> None:
-        """Refuse a prompt that the budget cannot hold, before anything runs."""
-        schedule = min(self.schedule(budget).split(), key=lambda s: s.budget)
+        """Refuse a prompt that the budget cannot hold, before anything runs. Raises MethodError."""
+        for part in self.schedule(budget).split():
+            self.admit(prompt_tokens, part)
+
+    def admit(self, prompt_tokens: int, schedule: Schedule) -> None:
+        """`check` for one chain's schedule."""
         if schedule.trigger == "never" or schedule.overflow != "refuse":
             return
         target, floor = schedule.target(prompt_tokens), self.protected_count(prompt_tokens)

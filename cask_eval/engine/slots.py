@@ -2,96 +2,227 @@
 
 One slot holds one sequence. Keys stay rotated at their logical positions, which lie beside them; -1 marks an
 unused entry. Entries of a (slot, layer, head) always occupy a prefix of the capacity, in ascending logical order.
+Whatever a method wants remembered (`contract.Needs`) lies beside the entries and moves with them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from cask_eval.engine.contract import Entries, Geometry
+from cask_eval.engine.contract import Entries, Geometry, Needs
+from cask_eval.footprint import Packing
+
+# Probabilities that an observer sees at once, in elements.
+_CHUNK_ELEMENTS = 1 << 25
 
 
 class SlotCache:
-    """keys, values: [L, S, H, C, D]; positions: [L, S, H, C] int64; fill: [L, S, H] int64 used entries."""
+    """positions: [L, S, H, C] int64; fill: [L, S, H] int64 used entries; store: the keys and values [L, S, H, C, D];
+    traits: name → [L, S, H, C], or [1, S, 1, C]; queries: [L, S, Hq, W, D] with query_positions [S, W]."""
 
-    def __init__(self, geometry: Geometry, slots: int, capacity: int, device: torch.device | str):
+    def __init__(
+        self,
+        geometry: Geometry,
+        slots: int,
+        capacity: int,
+        device: torch.device | str,
+        needs: Needs | None = None,
+        packing: Packing | None = None,
+        observers: Sequence[Any] = (),
+    ):
         g = geometry
         self.geometry, self.slots, self.capacity = g, slots, capacity
-        shape = (g.layers, slots, g.kv_heads, capacity)
-        self.keys = torch.zeros(*shape, g.head_dim, dtype=g.dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.positions = torch.full(shape, -1, dtype=torch.int64, device=device)
-        self.fill = torch.zeros(shape[:3], dtype=torch.int64, device=device)
+        self.needs, self.observers = needs or Needs(), tuple(observers)
+        if packing:
+            from cask_eval.engine.packed import PackedStore
+
+            self.store = PackedStore(g, slots, capacity, packing, device)
+        else:
+            self.store = _Full(g, slots, capacity, device)
+        self.positions = torch.full((g.layers, slots, g.kv_heads, capacity), -1, dtype=torch.int64, device=device)
+        self.fill = torch.zeros(g.layers, slots, g.kv_heads, dtype=torch.int64, device=device)
+        self.traits = {
+            name: torch.full(
+                (1, slots, 1, capacity) if t.shared else (g.layers, slots, g.kv_heads, capacity),
+                t.start,
+                dtype=t.dtype,
+                device=device,
+            )
+            for name, t in self.needs.traits.items()
+        }
+        w = self.needs.queries
+        self.queries = torch.zeros(g.layers, slots, g.query_heads, w, g.head_dim, dtype=g.dtype, device=device)
+        self.query_positions = torch.full((slots, w), -1, dtype=torch.int64, device=device)
         self.layers_view = Cache(layers=[_SlotLayer(self, i) for i in range(g.layers)])
         self._rows, self._width = slots, capacity
+        self._position: Tensor | None = None
+        self._mask: Tensor | None = None
         self._visible: Tensor | None = None
 
-    def begin_step(self, rows: int, width: int, position: Tensor) -> Tensor:
+    def reserve(self, capacity: int) -> None:
+        """Make room for that many entries a head: uneven budgets give some heads more than the average."""
+        if (more := capacity - self.capacity) <= 0:
+            return
+        self.positions = _widen(self.positions, more, -1)
+        self.traits = {k: _widen(v, more, self.needs.traits[k].start) for k, v in self.traits.items()}
+        self.store.reserve(capacity)
+        self.capacity = capacity
+
+    # -- a decode step -------------------------------------------------------------------------------------------
+
+    def begin_step(self, rows: int, width: int, position: Tensor) -> tuple[Tensor, Tensor]:
         """Reserve one entry in each of the first `rows` slots for the token at logical `position` [rows].
 
-        `width` bounds the entries any row uses after the append. Returns how many entries attention will read per
-        row, counted from the storage itself [rows] int64, summed over layers and heads.
+        `width` bounds the entries any row uses after the append. Returns what attention will read per row, counted
+        from the storage itself: entries, summed over layers and heads, and all bytes held; [rows] int64 each.
         """
-        self._rows, self._width = rows, width
+        self._rows, self._width, self._position = rows, width, position
         fill = self.fill[:, :rows]
         self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
         self._visible = self.positions[:, :rows, :, :width] >= 0
-        return self._visible.sum((0, 2, 3))
+        self._mask = self._visible
+        if self.needs.bias:
+            bias = self.traits[self.needs.bias][:, :rows, :, :width]
+            self._mask = torch.where(self._visible, bias, -torch.inf).to(self.geometry.dtype)
+        if self.needs.queries:
+            at = (position % self.needs.queries)[:, None]
+            self.query_positions[:rows].scatter_(1, at, position[:, None])
+        counts = self._visible.sum((0, 2, 3))
+        return counts, self._bytes(rows, counts)
 
-    def visible(self, layer: int) -> Tensor:
-        """[rows, H, width] bool: the entries that exist in `layer` in this step."""
-        return self._visible[layer]
+    def _bytes(self, rows: int, counts: Tensor) -> Tensor:
+        used = self.store.used_bytes(rows, counts)
+        for name, trait in self.needs.traits.items():
+            # A shared trait is held once for all layers and heads, which then hold the same tokens.
+            held = self._visible[0, :, 0].sum(-1) if trait.shared else counts
+            used = used + self.traits[name].element_size() * held
+        return used + self.queries[:, 0].numel() * self.queries.element_size()
 
-    def end_step(self) -> None:
+    def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Remember this step's query [rows, Hq, 1, D] and show its attention over `key` to the observers."""
+        if w := self.needs.queries:
+            at = (self._position % w).view(-1, 1, 1, 1).expand_as(query)
+            self.queries[layer, : self._rows].scatter_(2, at, query)
+        if self.observers:
+            mask = self.mask(layer)[:, :, None, None]
+            traits = {k: v[layer, : self._rows, :, : self._width] for k, v in self._watched().items()}
+            attention = _attention(query, key, mask, scaling)
+            for observer in self.observers:
+                observer.observe(layer, attention, traits, self._position[:, None])
+
+    def _watched(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.traits.items() if not self.needs.traits[k].shared}
+
+    def mask(self, layer: int) -> Tensor:
+        """[rows, H, width]: which entries exist in `layer` in this step (bool), or their bias and -inf elsewhere."""
+        return self._mask[layer]
+
+    def end_step(self, fills: Sequence[int]) -> None:
+        """`fills`: entries per head of each row after the append, known to the host where all heads are alike."""
         self.fill[:, : self._rows] += 1
+        self.store.settle(fills)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store one entry a row ([rows, H, 1, D]) in the reserved place; returns the layer's keys and values."""
-        rows, index = self._rows, self.fill[layer, : self._rows, :, None, None].expand_as(key)
-        keys, values = self.keys[layer, :rows], self.values[layer, :rows]
-        keys.scatter_(2, index, key)
-        values.scatter_(2, index, value)
-        return keys[:, :, : self._width], values[:, :, : self._width]
+        return self.store.append(layer, key, value, self.fill[layer, : self._rows], self._width)
 
-    def place(self, slots: Tensor, entries: Entries, keep: Tensor, kept: int) -> None:
-        """Fill the given slots [R] with the entries that `keep` [L, R, H, n] marks, at most `kept` a head; whatever
-        the slots held before is gone."""
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def place(self, slots: Tensor, entries: Entries, keep: Tensor, kept: int, counts: Sequence[int]) -> None:
+        """Fill the given slots [R] with the entries that `keep` [L, R, H, n] marks, at most `kept` a head and on
+        average `counts` of each row; whatever the slots held before is gone."""
         order = torch.sort(~keep, dim=-1, stable=True).indices[..., :kept]
         positions = entries.positions.gather(-1, order).masked_fill(~keep.gather(-1, order), -1)
         wide = order[..., None].expand(*order.shape, self.geometry.head_dim)
-        self.keys[:, slots, :, :kept] = entries.keys.gather(3, wide)
-        self.values[:, slots, :, :kept] = entries.values.gather(3, wide)
+        self.store.place(slots, entries.keys.gather(3, wide), entries.values.gather(3, wide), counts)
         self.positions[:, slots, :, :kept] = positions
         self.positions[:, slots, :, kept:] = -1
         self.fill[:, slots] = (positions >= 0).sum(-1)
+        for name, trait in self.needs.traits.items():
+            held, new = self.traits[name], entries.traits[name]
+            at, real = (order[:1, :, :1], positions[:1, :, :1] >= 0) if trait.shared else (order, positions >= 0)
+            moved = new.expand(*at.shape[:3], new.shape[-1]).gather(-1, at)
+            held[:, slots] = trait.start
+            held[:, slots, :, :kept] = torch.where(real, moved.to(held.dtype), held[:, slots, :, :kept])
 
-    def entries(
-        self,
-        slots: Tensor,
-        width: int,
-        prompt_tokens: Tensor,
-        length: Tensor,
-        seeds: Tensor,
-        events: Tensor,
-    ) -> Entries:
-        """What the given slots [R] hold, as a method sees it."""
+    def entries(self, slots: Tensor, width: int, **about: Tensor) -> Entries:
+        """What the given slots [R] hold, as a method sees it. `about`: the other fields of `Entries`."""
+        keys, values = self.store.read(slots, width)
+        queries = at = None
+        if self.needs.queries:
+            at, order = self.query_positions[slots].sort(dim=-1)
+            queries = self.queries[:, slots]
+            queries = queries.gather(3, order[None, :, None, :, None].expand_as(queries))
         return Entries(
-            keys=self.keys[:, slots, :, :width],
-            values=self.values[:, slots, :, :width],
+            keys=keys,
+            values=values,
             positions=self.positions[:, slots, :, :width],
-            prompt_tokens=prompt_tokens,
-            length=length,
-            seeds=seeds,
-            events=events,
             geometry=self.geometry,
+            queries=queries,
+            query_positions=at,
+            traits={k: v[:, slots, :, :width] for k, v in self.traits.items()},
+            **about,
         )
+
+    def remember(self, slots: Tensor, capture: CaptureCache) -> None:
+        """Take over the newest queries of the prompts that were just read."""
+        if w := self.needs.queries:
+            self.queries[:, slots] = torch.stack(capture.queries)
+            self.query_positions[slots] = capture.query_positions
+            assert capture.query_positions.shape[1] == w
 
     def move(self, source: int, target: int) -> None:
         """Copy slot `source` over slot `target`."""
-        for buffer in (self.keys, self.values, self.positions, self.fill):
+        for buffer in (self.positions, self.fill, self.queries, *self.traits.values()):
             buffer[:, target] = buffer[:, source]
+        self.query_positions[target] = self.query_positions[source]
+        self.store.move(source, target)
+
+
+class _Full:
+    """Keys and values in full precision, [L, S, H, C, D]."""
+
+    def __init__(self, geometry: Geometry, slots: int, capacity: int, device: torch.device | str):
+        g = geometry
+        self.keys = torch.zeros(g.layers, slots, g.kv_heads, capacity, g.head_dim, dtype=g.dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+
+    def reserve(self, capacity: int) -> None:
+        more = capacity - self.keys.shape[3]
+        self.keys, self.values = (
+            torch.cat([x, x.new_zeros(*x.shape[:3], more, x.shape[4])], 3) for x in (self.keys, self.values)
+        )
+
+    def append(self, layer: int, key: Tensor, value: Tensor, index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        at, rows = index[:, :, None, None].expand_as(key), key.shape[0]
+        keys, values = self.keys[layer, :rows], self.values[layer, :rows]
+        keys.scatter_(2, at, key)
+        values.scatter_(2, at, value)
+        return keys[:, :, :width], values[:, :, :width]
+
+    def settle(self, fills: Sequence[int]) -> None:
+        pass
+
+    def place(self, slots: Tensor, keys: Tensor, values: Tensor, counts: Sequence[int]) -> None:
+        self.keys[:, slots, :, : keys.shape[3]] = keys
+        self.values[:, slots, :, : keys.shape[3]] = values
+
+    def read(self, slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        return self.keys[:, slots, :, :width], self.values[:, slots, :, :width]
+
+    def move(self, source: int, target: int) -> None:
+        for buffer in (self.keys, self.values):
+            buffer[:, target] = buffer[:, source]
+
+    def used_bytes(self, rows: int, counts: Tensor) -> Tensor:
+        return counts * (
+            self.keys.shape[4] * self.keys.element_size() + self.values.shape[4] * self.values.element_size()
+        )
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -123,12 +254,55 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class CaptureCache:
-    """Collects the keys and values of one forward over whole prompts (no past): [L] × [R, H, P, D]."""
+    """Collects what one forward over whole prompts leaves: keys and values [L] × [R, H, P, D], the newest queries
+    [L] × [R, Hq, W, D] with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
 
-    def __init__(self, layers: int):
-        self.keys: list[Tensor | None] = [None] * layers
-        self.values: list[Tensor | None] = [None] * layers
-        self.layers_view = Cache(layers=[_CaptureLayer(self, i) for i in range(layers)])
+    lengths: [R] int64 prompt lengths; what lies behind a shorter prompt is not part of it.
+    """
+
+    def __init__(
+        self, geometry: Geometry, lengths: Tensor, width: int, needs: Needs | None = None, observers: Sequence[Any] = ()
+    ):
+        g, rows, self.lengths = geometry, lengths.shape[0], lengths
+        self.geometry, self.needs, self.observers = g, needs or Needs(), tuple(observers)
+        self.keys: list[Tensor | None] = [None] * g.layers
+        self.values: list[Tensor | None] = [None] * g.layers
+        self.queries: list[Tensor | None] = [None] * g.layers
+        self.layers_view = Cache(layers=[_CaptureLayer(self, i) for i in range(g.layers)])
+        self.positions = torch.arange(width, device=lengths.device).expand(rows, width)
+        self.positions = self.positions.masked_fill(self.positions >= lengths[:, None], -1)
+        self.traits = {
+            name: torch.full(
+                (1, rows, 1, width) if t.shared else (g.layers, rows, g.kv_heads, width),
+                t.start,
+                dtype=t.dtype,
+                device=lengths.device,
+            )
+            for name, t in self.needs.traits.items()
+        }
+        w = self.needs.queries
+        # Position p lies at p mod W, as in the slots.
+        slot = torch.arange(w, device=lengths.device)
+        newest = lengths[:, None] - 1
+        self.query_positions = newest - (newest - slot) % w if w else slot.expand(rows, 0)
+        self.query_positions = self.query_positions.clamp_min(-1)
+
+    def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        if self.needs.queries:
+            at = self.query_positions.clamp_min(0)[:, None, :, None]
+            self.queries[layer] = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
+        if self.observers:
+            traits = {k: v[layer] for k, v in self.traits.items() if not self.needs.traits[k].shared}
+            rows, heads, count, _ = query.shape
+            step = max(1, _CHUNK_ELEMENTS // (rows * heads * count))
+            columns = torch.arange(count, device=query.device)
+            exists = self.positions >= 0
+            for start in range(0, count, step):
+                part = slice(start, min(start + step, count))
+                mask = (columns <= columns[part, None]) & exists[:, None, None, None, :]
+                attention = _attention(query[:, :, part], key, mask, scaling)
+                for observer in self.observers:
+                    observer.observe(layer, attention, traits, self.positions[:, part])
 
 
 class _CaptureLayer(_SlotLayer):
@@ -143,3 +317,17 @@ class _CaptureLayer(_SlotLayer):
         return -1
 
     get_max_cache_shape = get_max_length
+
+
+def _attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Probabilities [B, H, G, q, C] fp32 of query [B, Hq, q, D] over key [B, H, C, D]; `mask` broadcasts to them and is
+    bool, or a bias with -inf where nothing is."""
+    batch, heads, count, dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, count, dim).float()
+    logits = (grouped @ key.float().transpose(-1, -2).unsqueeze(2)) * scaling
+    logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
+    return logits.softmax(-1)
+
+
+def _widen(x: Tensor, more: int, value: float) -> Tensor:
+    return torch.cat([x, x.new_full((*x.shape[:3], more), value)], 3)

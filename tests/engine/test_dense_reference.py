@@ -10,6 +10,7 @@ from engine_models import prompts
 from test_generate import bound, statistics
 
 from cask_eval.engine import registry
+from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import geometry
 from cask_eval.engine.sampling import Sampling
@@ -24,8 +25,8 @@ class Watch:
     def logits(self, requests, logits):
         self.rows.append(logits[0].clone())
 
-    def event(self, requests, before, keep):
-        p = before.positions[:, 0]
+    def event(self, requests, before, after):
+        p, keep = before.positions[:, 0], after.keep
         self.kept.append([[p[a, h][keep[a, 0, h]].tolist() for h in range(p.shape[1])] for a in range(p.shape[0])])
 
 
@@ -90,13 +91,13 @@ def test_kept_positions_and_logits_are_those_of_the_dense_reference(model, dense
     if preset == "triattention":
         path = statistics(model, tmp_path_factory)
         raw = registry.load("triattention").read_calibration(path)
-        policy = registry.load(preset).make(preset, {"delta": DELTA, "prompt": prompt}).bind(shape, str(path))
+        policy = registry.load(preset).make(preset, {"delta": DELTA, "prompt": prompt}).bind(Host(shape, str(path)))
         score = triattention_scores
     else:
         policy = bound(model, preset, delta=DELTA, sink=2)
         score = recency_scores
     watch = Watch()
-    (out,) = generate(model, [Request(0, ids, 1)], policy, BUDGET, Sampling(STEPS), probe=watch)
+    (out,) = generate(model, [Request(0, ids, 1)], policy, policy.schedule(BUDGET), Sampling(STEPS), probe=watch)
 
     layers, heads, groups = shape.layers, shape.kv_heads, shape.groups
     n, p = len(ids) + STEPS - 1, len(ids)

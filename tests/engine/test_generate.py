@@ -1,10 +1,13 @@
 """The engine against transformers' own generate(), against itself alone, and its refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engine_models import build, prompts
 
 from cask_eval.engine import registry
+from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import geometry
 from cask_eval.engine.sampling import Sampling
@@ -12,11 +15,9 @@ from cask_eval.errors import MethodError, ModelError
 
 
 def bound(model, preset, tmp_path_factory=None, **params):
-    cls = registry.load(preset)
-    calibration = None
-    if cls.calibrated:
-        calibration = str(statistics(model, tmp_path_factory))
-    return cls.make(preset, params).bind(geometry(model), calibration)
+    method = registry.load(preset).make(preset, params)
+    calibration = str(statistics(model, tmp_path_factory)) if method.calibrated else None
+    return method.bind(Host(geometry(model), calibration))
 
 
 def statistics(model, tmp_path_factory):
@@ -36,7 +37,7 @@ def requests(count=7):
 
 
 def run(model, wanted, policy, budget, sampling, **kwargs):
-    return {o.key: o for o in generate(model, wanted, policy, budget, sampling, **kwargs)}
+    return {o.key: o for o in generate(model, wanted, policy, policy.schedule(budget), sampling, **kwargs)}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_sampling_follows_its_seed_and_nothing_else(model):
 def test_a_prompt_that_fills_the_budget_is_refused_before_anything_runs(model):
     long = Request(0, tuple(range(1, 20)), 1)
     with pytest.raises(MethodError, match="budget 19 .* 19 are protected"):
-        list(generate(model, [requests(1)[0], long], bound(model, "random_pp", delta=4), 19, Sampling(4)))
+        run(model, [requests(1)[0], long], bound(model, "random_pp", delta=4), 19, Sampling(4))
 
 
 def test_nan_scores_raise(model):
@@ -106,9 +107,9 @@ def test_nan_scores_raise(model):
             return torch.full(entries.positions.shape, float("nan"))
 
     policy = bound(model, "recency", delta=4)
-    broken = type(policy)(policy.method, Broken(), policy.selector)
+    broken = replace(policy, scorer=Broken())
     with pytest.raises(FloatingPointError, match="NaN"):
-        list(generate(model, requests(2), broken, 8, Sampling(30)))
+        run(model, requests(2), broken, 8, Sampling(30))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -120,12 +121,12 @@ def test_broken_logits_raise(value, temperature):
     model.get_decoder().norm.register_forward_hook(lambda module, inputs, output: output.abs() + 1)
     model.lm_head.weight[5].fill_(float(value))
     with pytest.raises(FloatingPointError, match="infinite or NaN logits"):
-        list(generate(model, requests(1), bound(model, "fullkv"), 1, Sampling(3, temperature)))
+        run(model, requests(1), bound(model, "fullkv"), 1, Sampling(3, temperature))
 
 
 def test_another_attention_is_refused(plain):
     with pytest.raises(ModelError, match="eager"):
-        list(generate(plain, requests(1), bound(plain, "fullkv"), 1, Sampling(3)))
+        run(plain, requests(1), bound(plain, "fullkv"), 1, Sampling(3))
 
 
 def test_bfloat16_runs_and_counts_half_the_bytes(family):

@@ -18,7 +18,7 @@ def filled(slots: int, counts: list[int], capacity: int = 12) -> SlotCache:
         cache.begin_step(rows, capacity, torch.full((rows,), step))
         for layer in range(2):
             cache.write(layer, torch.randn(rows, 2, 1, 8, generator=g), torch.randn(rows, 2, 1, 8, generator=g))
-        cache.end_step()
+        cache.end_step([step + 1] * rows)
     return cache
 
 
@@ -26,28 +26,30 @@ def filled(slots: int, counts: list[int], capacity: int = 12) -> SlotCache:
 @given(st.integers(1, 11), st.integers(0, 2**31), st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))
 def test_place_keeps_exactly_the_marked_entries_in_order(keep_count, seed, at):
     cache = filled(4, [11])
-    before = [cache.keys.clone(), cache.values.clone(), cache.positions.clone()]
+    before = [cache.store.keys.clone(), cache.store.values.clone(), cache.positions.clone()]
     slots = torch.tensor(at)
-    entries = cache.entries(slots, 11, *[torch.zeros(len(at), dtype=torch.int64)] * 4)
+    about = ("prompt_tokens", "length", "seeds", "events")
+    entries = cache.entries(slots, 11, **dict.fromkeys(about, torch.zeros(len(at), dtype=torch.int64)))
     order = torch.rand(2, len(at), 2, 11, generator=torch.Generator().manual_seed(seed)).argsort(-1)
     keep = order < keep_count
-    cache.place(slots, entries, keep, keep_count)
+    cache.place(slots, entries, keep, keep_count, [keep_count] * len(at))
     for i, slot in enumerate(at):
         for layer in range(2):
             for head in range(2):
                 stay = keep[layer, i, head].nonzero().squeeze(1)
-                for buffer, old in zip((cache.keys, cache.values, cache.positions), before):
+                for buffer, old in zip((cache.store.keys, cache.store.values, cache.positions), before):
                     assert torch.equal(buffer[layer, slot, head, :keep_count], old[layer, slot, head, stay])
                 assert (cache.positions[layer, slot, head, keep_count:] == -1).all()
                 assert cache.fill[layer, slot, head] == keep_count
     others = [s for s in range(4) if s not in at]
-    assert torch.equal(cache.keys[:, others], before[0][:, others])
+    assert torch.equal(cache.store.keys[:, others], before[0][:, others])
     assert torch.equal(cache.positions[:, others], before[2][:, others])
 
 
 def test_the_count_of_a_step_is_read_from_the_storage():
     cache = filled(3, [5])
-    read = cache.begin_step(3, 12, torch.full((3,), 5))
-    assert read.tolist() == [6 * 2 * 2] * 3
+    entries, held = cache.begin_step(3, 12, torch.full((3,), 5))
+    assert entries.tolist() == [6 * 2 * 2] * 3
+    assert held.tolist() == [24 * SHAPE.entry_bytes] * 3
     cache.positions[0, 1, 0, 2] = -1
-    assert cache.begin_step(3, 12, torch.full((3,), 5)).tolist() == [24, 23, 24]
+    assert cache.begin_step(3, 12, torch.full((3,), 5))[0].tolist() == [24, 23, 24]
