@@ -101,21 +101,25 @@ class Register(Strict):
 
 
 class DevRun(Strict):
-    """All dev trials are done. `matched` maps cell → configuration ("" for the baseline, as in
-    `Record.config`) → the arm as it was run."""
+    """All dev trials are done. `matched` maps cell → arm → configuration → the arm as it was run; arm and configuration
+    are named as in `Record` (the baseline's configuration is "")."""
 
     records: RecordsCommit
-    matched: dict[str, dict[str, ArmChoice]]
+    matched: dict[str, dict[str, dict[str, ArmChoice]]]
     methods: list[PackageLock]
 
 
 class Select(Strict):
-    """The registered rule's outcome. `chosen` maps cell → candidate configuration; `arms` maps cell → arm → choice;
-    `scores` maps cell → configuration → exact dev accuracy "p/q"."""
+    """The registered rules' outcome. `scores` maps cell → arm → configuration → exact dev accuracy "p/q", the baseline
+    included; `chosen` maps cell → candidate → configuration; `gains` maps candidate → exact mean gain over the
+    baseline "p/q". `survivors` are the candidates that are confirmed, in the protocol's order; `arms` maps cell → arm →
+    choice for them, the baseline and the controls."""
 
     rule: str
-    scores: dict[str, dict[str, str]]
-    chosen: dict[str, str]
+    scores: dict[str, dict[str, dict[str, str]]]
+    chosen: dict[str, dict[str, str]]
+    gains: dict[str, str]
+    survivors: list[str]
     arms: dict[str, dict[str, ArmChoice]]
 
 

@@ -8,59 +8,70 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cask_eval.canonical import canonical, merkle_root
 from cask_eval.errors import ProtocolError
 from cask_eval.fields import Param
-from cask_eval.protocol.model import Candidate, Protocol
+from cask_eval.protocol.model import Arm, Candidate, Protocol
 
 Key = tuple[str, str, str, str, str, int]
 
 _SALT = b"cask-eval/trial-seed/1"
 
 
-def configs(candidate: Candidate) -> list[tuple[str, dict[str, Param]]]:
-    """The candidate's configurations: the product of the tuned values, the first parameter varying slowest.
+def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
+    """An arm's configurations: a candidate's are the product of the tuned values, the first parameter varying slowest;
+    any other arm has one.
 
-    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned
-    ("" is the baseline's); params are the fixed ones with the tuned ones added. Raises ProtocolError when two
-    configurations have one name.
+    Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned, and
+    "" for an arm that is no candidate; params are the fixed ones with the tuned ones added. Raises ProtocolError when
+    two configurations have one name.
     """
-    names = list(candidate.tune)
+    if not isinstance(arm, Candidate):
+        return [("", dict(arm.params))]
+    names = list(arm.tune)
     out = []
-    for values in itertools.product(*candidate.tune.values()):
+    for values in itertools.product(*arm.tune.values()):
         name = ",".join(f"{n}={_text(v)}" for n, v in zip(names, values, strict=True)) or "untuned"
-        out.append((name, {**candidate.params, **dict(zip(names, values, strict=True))}))
+        out.append((name, {**arm.params, **dict(zip(names, values, strict=True))}))
     seen: set[str] = set()
     for name, _ in out:
         if name in seen:
-            raise ProtocolError([f"candidate.tune: the configuration {name!r} appears twice; list each value once"])
+            raise ProtocolError([f"the configuration {name!r} of {arm.name} appears twice; list each value once"])
         seen.add(name)
     return out
 
 
-def expected_keys(protocol: Protocol, heldout_ids: Iterable[str]) -> list[Key]:
-    """Every held-out trial exactly once, in the order they are run: cell, arm, problem, sample."""
+def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> list[Key]:
+    """Every held-out trial exactly once, in the order they are run: cell, arm, problem, sample. Of the candidates only
+    the survivors are run."""
     ids = list(heldout_ids)
     return [
         ("heldout", cell.name, arm, "", problem, sample)
         for cell in protocol.cells
-        for arm in protocol.arms
+        for arm in protocol.heldout_arms(survivors)
         for problem in ids
         for sample in range(protocol.generation.samples)
     ]
 
 
+def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
+    """Arm → configurations that run on the dev split, in that order: the baseline and every candidate. Controls decide
+    nothing, so they are not run there."""
+    controls = {c.name for c in protocol.controls}
+    run = {name: arm for name, arm in protocol.arms.items() if name not in controls}
+    return {name: [config for config, _ in configs(arm)] for name, arm in run.items()}
+
+
 def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
-    """Every development trial exactly once: the baseline and each candidate configuration. Controls decide
-    nothing, so they are not run here."""
+    """Every development trial exactly once."""
     ids = list(dev_ids)
-    runs = [("baseline", ""), *(("candidate", name) for name, _ in configs(protocol.candidate))]
     return [
         ("dev", cell.name, arm, config, problem, sample)
         for cell in protocol.cells
-        for arm, config in runs
+        for arm, names in dev_runs(protocol).items()
+        for config in names
         for problem in ids
         for sample in range(protocol.generation.samples)
     ]
@@ -80,6 +91,13 @@ def trial_seed(registration_hash: str, cell: str, problem: str, sample: int, *, 
     """
     info = canonical([phase, cell, problem, sample])
     return hkdf_sha256(registration_hash.encode(), _SALT, info, 16).hex()
+
+
+def chain_seed(seed: int, chain: int) -> int:
+    """The 128-bit seed of one of a trial's chains; the first one's is the trial's own."""
+    if chain == 0:
+        return seed
+    return int.from_bytes(hkdf_sha256(seed.to_bytes(16, "big"), _SALT, canonical([chain]), 16), "big")
 
 
 def hkdf_sha256(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:

@@ -76,11 +76,13 @@ def check(parsed: yaml.Parsed, name: str) -> Protocol:
         protocol = Protocol.model_validate(parsed.value)
     except ValidationError as error:
         raise ProtocolError(explain(error.errors(include_url=False), parsed, name)) from None
-    try:
-        configs(protocol.candidate)
-    except ProtocolError as error:
-        at = f"{name}:{parsed.line(('candidate', 'tune'))}: "
-        raise ProtocolError([at + problem for problem in error.problems]) from None
+    for i, candidate in enumerate(protocol.candidates):
+        path = ("candidate", "tune") if "candidate" in parsed.value else ("candidates", i, "tune")
+        try:
+            configs(candidate)
+        except ProtocolError as error:
+            at = f"{name}:{parsed.line(path)}: {yaml.dotted(path)}: "
+            raise ProtocolError([at + problem for problem in error.problems]) from None
     return protocol
 
 

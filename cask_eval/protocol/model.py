@@ -6,10 +6,11 @@ Every number that decides is a decimal string, so that its canonical form is the
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from cask_eval.fields import Name, Param, Strict
 
@@ -76,8 +77,9 @@ class Arm(Strict):
 
 
 class Candidate(Arm):
-    """The arm that the hypothesis is about. `tune` lists, per parameter, the values that dev may choose from."""
+    """An arm that the hypothesis is about. `tune` lists, per parameter, the values that dev may choose from."""
 
+    name: Name = "candidate"
     tune: dict[str, Annotated[list[Param], Field(min_length=1)]] = {}
 
 
@@ -96,6 +98,19 @@ class Tuning(Strict):
     ties: Literal["smallest", "first"] = "smallest"
 
 
+class Screening(Strict):
+    """The rule by which the dev split decides which candidates the held-out split is spent on.
+
+    ``best_dev_gain``: a candidate's gain is the mean over the cells of its chosen configuration's dev accuracy minus
+    the baseline's. Of those that gain at least `min_gain`, the `survivors` best are confirmed; ties go to the one
+    listed first. The family of the correction is survivors × cells, however many survive.
+    """
+
+    survivors: Annotated[int, Field(ge=1)]
+    rule: Literal["best_dev_gain"] = "best_dev_gain"
+    min_gain: Annotated[str, _between("-1", "1")] = "0"
+
+
 class MatchedCache(Strict):
     """When two arms' realised caches count as equal on the held-out split (methods.md §4, Acceptance)."""
 
@@ -108,13 +123,13 @@ class MatchedCache(Strict):
 
 
 class Veto(Strict):
-    """At which level a cell counts as negative; not shared out over the cells, so that the veto is not weak."""
+    """At which level a comparison counts as negative; not shared out over the family, so that the veto is not weak."""
 
     alpha: Level
 
 
 class Test(Strict):
-    """The registered test of each cell."""
+    """The registered test of each comparison, which is one candidate against the baseline in one cell."""
 
     endpoint: Literal["accuracy"] = "accuracy"
     procedure: Literal["paired_bootstrap", "mcnemar_exact", "mcnemar_midp"]
@@ -128,7 +143,8 @@ Condition = Annotated[str, Field(pattern=r"^(>=|<=|==|!=|>|<) ?\d{1,6}$")]
 
 
 class When(Strict):
-    """All given conditions must hold. Counts are of cells; a void cell is neither positive nor negative."""
+    """All given conditions must hold. Counts are of comparisons, so of cells where there is one candidate; a void one
+    is neither positive nor negative, and so is one that screening left out."""
 
     positive_cells: Condition | None = None
     negative_cells: Condition | None = None
@@ -157,7 +173,12 @@ class Branch(Strict):
 
 
 class Protocol(Strict):
-    """A study, before anything has been run."""
+    """A study, before anything has been run. `candidate` is short for a list of one; after validation it is None and
+    `candidates` holds them all."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["candidate"]}, {"required": ["candidates"]}]},
+    )
 
     study: Name
     hypothesis: Annotated[str, Field(min_length=10)]
@@ -172,19 +193,46 @@ class Protocol(Strict):
     generation: Generation
     budgets: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     baseline: Arm
-    candidate: Candidate
+    candidate: Candidate | None = Field(
+        default=None, exclude=True, description="The one candidate; several are listed under `candidates` instead."
+    )
+    candidates: Annotated[list[Candidate], Field(min_length=1)] = Field(
+        default=[], description="Several candidates, each with a name of its own."
+    )
     controls: list[Control] = []
     tuning: Tuning = Tuning()
+    screening: Screening | None = Field(
+        default=None, description="Which candidates are confirmed; all of them where it is missing."
+    )
     matched_cache: MatchedCache = MatchedCache()
     test: Test
     branches: Annotated[list[Branch], Field(min_length=1)]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _listed(cls, data: Any, handler: ModelWrapValidatorHandler[Protocol]) -> Protocol:
+        given = handler(data)
+        if given.candidate is None and not given.candidates:
+            raise ValueError("candidate is missing; add it, or list several under `candidates`")
+        if given.candidate is None:
+            return given
+        if given.candidates:
+            raise ValueError("candidates are given beside `candidate`; keep one of the two")
+        return given.model_copy(update={"candidate": None, "candidates": [given.candidate]})
 
     @model_validator(mode="after")
     def _consistent(self):
         _unique([m.name for m in self.models], "models[].name")
         _unique(self.budgets, "budgets")
         _unique([b.name for b in self.branches], "branches[].name")
-        _unique(["baseline", "candidate", *(c.name for c in self.controls)], "controls[].name")
+        names = [c.name for c in self.candidates]
+        _unique(["baseline", *names], "candidates[].name")
+        _unique(["baseline", *names, *(c.name for c in self.controls)], "controls[].name")
+        if self.screening and self.screening.survivors > len(names):
+            raise ValueError(
+                f"screening.survivors is {self.screening.survivors}, but there are {len(names)} candidates; "
+                "survivors that cannot be would only make the correction harsher"
+            )
         if self.generation.samples > 1 and Decimal(self.generation.temperature) == 0:
             raise ValueError(
                 'generation.samples is above 1 but temperature is "0": greedy samples are all alike; '
@@ -195,20 +243,38 @@ class Protocol(Strict):
                 f"test.procedure {self.test.procedure} needs one sample per problem, but "
                 f"generation.samples is {self.generation.samples}; use paired_bootstrap"
             )
-        both = set(self.candidate.params) & set(self.candidate.tune)
-        if both:
-            raise ValueError(f"candidate: {sorted(both)} is both fixed under params and listed under tune; keep one")
+        for candidate in self.candidates:
+            if both := set(candidate.params) & set(candidate.tune):
+                raise ValueError(
+                    f"{candidate.name}: {sorted(both)} is both fixed under params and listed under tune; keep one"
+                )
         return self
 
     @property
     def cells(self) -> list[Cell]:
-        """Model × budget, in the registered order. This is the family of the multiplicity correction."""
+        """Model × budget, in the registered order."""
         return [Cell(model=m.name, budget=b) for m in self.models for b in self.budgets]
+
+    @property
+    def family(self) -> int:
+        """How many comparisons (candidate × cell) the correction is for, whatever becomes of them."""
+        confirmed = self.screening.survivors if self.screening else len(self.candidates)
+        return confirmed * len(self.cells)
 
     @property
     def arms(self) -> dict[str, Arm]:
         """Arm name → arm, in the order they are run."""
-        return {"baseline": self.baseline, "candidate": self.candidate, **{c.name: c for c in self.controls}}
+        named = {arm.name: arm for arm in (*self.candidates, *self.controls)}
+        return {"baseline": self.baseline, **named}
+
+    def heldout_arms(self, survivors: Collection[str]) -> dict[str, Arm]:
+        """The arms that the held-out split is spent on: all but the candidates that did not survive."""
+        out = {c.name for c in self.candidates if c.name not in survivors}
+        return {name: arm for name, arm in self.arms.items() if name not in out}
+
+    def comparison(self, candidate: str, cell: str) -> str:
+        """What a comparison is called: its cell, after its candidate where the protocol has several."""
+        return f"{candidate} {cell}" if len(self.candidates) > 1 else cell
 
     def document(self) -> dict[str, Any]:
         """The canonical document: defaults written out, so that a later default cannot change a locked study."""

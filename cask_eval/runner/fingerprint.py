@@ -34,13 +34,7 @@ def environment(device: str) -> Environment:
 
 def methods(protocol: Protocol) -> list[PackageLock]:
     """One lock per package that the protocol's arms are built from."""
-    grids = {name: [arm.params] for name, arm in protocol.arms.items()}
-    grids["candidate"] = [params for _, params in configs(protocol.candidate)]
-    made = [
-        load(protocol.arms[name].preset).make(protocol.arms[name].preset, params)
-        for name, grid in grids.items()
-        for params in grid
-    ]
+    made = [load(arm.preset).make(arm.preset, params) for arm in protocol.arms.values() for _, params in configs(arm)]
     locks = []
     for name, root in source_packages(made).items():
         owners = packages_distributions().get(name, [])

@@ -13,7 +13,7 @@ from cask_eval.errors import DriftError, StateError
 from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import configs, dev_keys, expected_keys, keys_root
+from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
@@ -43,7 +43,7 @@ def register(workspace: Workspace, path: Path, device: str, warnings: list[str])
 
 
 def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
-    """Run the dev split, match budgets, apply the registered rule. An interrupted run goes on where it stopped."""
+    """Run the dev split, match budgets, apply the registered rules. An interrupted run goes on where it stopped."""
     ledger = Ledger(workspace.ledger)
     state = StudyState.of(ledger.events(), name)
     if state.dev_run is None:
@@ -66,9 +66,10 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
                 bench.run(batch, store.done, store.append, watch.advance)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
                 matched[cell.name] = tuning.match(protocol, cell, baseline, longest[cell.model])
-                for config, _ in configs(protocol.candidate):
-                    choice = matched[cell.name][config]
-                    bench.run(Batch("dev", cell, "candidate", config, choice), store.done, store.append, watch.advance)
+                for arm, names in dev_runs(protocol).items():
+                    for config in names if arm != "baseline" else ():
+                        batch = Batch("dev", cell, arm, config, matched[cell.name][arm][config])
+                        bench.run(batch, store.done, store.append, watch.advance)
             _complete(store, expected)
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
@@ -86,13 +87,15 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
 
 
 def _refuse_broken(records: list[Record], chosen: Select) -> None:
-    """A candidate that failed every dev trial of a cell would spend the held-out split on nothing."""
-    for cell, config in chosen.chosen.items():
-        mine = [r for r in records if (r.cell, r.arm, r.config) == (cell, "candidate", config)]
+    """A candidate that failed every dev trial of a cell would spend the held-out split on nothing. One that is screened
+    out does not."""
+    frozen = [(cell, arm, row[arm]) for cell, row in chosen.chosen.items() for arm in chosen.survivors]
+    for cell, arm, config in frozen:
+        mine = [r for r in records if (r.cell, r.arm, r.config) == (cell, arm, config)]
         if mine and all(r.failure for r in mine):
             fault = mine[0].failure
             raise StateError(
-                f"cell {cell}: every dev trial of the candidate ({config}) failed, so nothing is frozen; the "
+                f"cell {cell}: every dev trial of the candidate {arm!r} ({config}) failed, so nothing is frozen; the "
                 f"first said {fault.error}: {fault.message}. Mend the method and register a new study"
             )
 
@@ -112,7 +115,8 @@ def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Wat
     state, _ = consumption(workspace, name)
     event, registered = state.register
     study = _reopen(workspace, registered, device)
-    expected = expected_keys(study.protocol, [p.id for p in study.heldout.problems])
+    survivors = state.select[1].survivors
+    expected = expected_keys(study.protocol, [p.id for p in study.heldout.problems], survivors)
     with RecordStore(workspace.records(name, "heldout")).open() as store:
         session = 1
         if state.consume is None:
@@ -126,7 +130,7 @@ def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Wat
             watch.start(len(expected), len(store.done))
             bench = Bench(study, event.hash, device, slots)
             for cell in study.protocol.cells:
-                for arm in study.protocol.arms:
+                for arm in study.protocol.heldout_arms(survivors):
                     batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
                     bench.run(batch, store.done, store.append, watch.advance)
             _complete(store, expected)

@@ -92,8 +92,7 @@ def check_methods(protocol: Protocol, locks: list) -> None:
     """Every arm can be made, has its calibration, and its prompt policy fits every budget. Raises MethodError."""
     for name, arm in protocol.arms.items():
         preset = registry.load(arm.preset)
-        grid = configs(protocol.candidate) if name == "candidate" else [("", arm.params)]
-        for _, params in grid:
+        for _, params in configs(arm):
             method = preset.make(arm.preset, params)
             for lock in locks:
                 if method.calibrated and lock.calibration is None:

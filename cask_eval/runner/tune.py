@@ -6,12 +6,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from fractions import Fraction
 
-from cask_eval.decide.budgets import Lengths, matched_choice, measured, reference_choice, text
-from cask_eval.decide.selection import arm_of, choose, rule, scores
+from cask_eval.decide import selection
+from cask_eval.decide.budgets import Lengths, matched_choice, measured, reference_choice
+from cask_eval.decide.selection import arm_of
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.errors import MethodError, StateError
 from cask_eval.ledger.events import ArmChoice, DevRun, ScheduleLock, Select
-from cask_eval.protocol.keys import configs
+from cask_eval.protocol.keys import dev_runs
 from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.records.model import Record
 
@@ -23,8 +24,10 @@ def baseline(protocol: Protocol, cell: Cell, mean: Fraction = Fraction(0)) -> Ar
     return reference_choice(preset, params, ScheduleLock(**asdict(schedule)), mean)
 
 
-def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longest: int) -> dict[str, ArmChoice]:
-    """`DevRun.matched` of one cell: the baseline, and every configuration of the candidate at its matched budget.
+def match(
+    protocol: Protocol, cell: Cell, baseline_records: list[Record], longest: int
+) -> dict[str, dict[str, ArmChoice]]:
+    """`DevRun.matched` of one cell: the baseline, and every configuration of each candidate at its matched budget.
     Raises StateError when no baseline trial left an account, and MethodError when some arm, a control included,
     could not hold a prompt of `longest` tokens there: better now than after the held-out split is consumed."""
     try:
@@ -35,11 +38,12 @@ def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longes
             f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
             + (f"; the first said {fault.error}: {fault.message}" if fault else "")
         ) from None
-    out = {"": baseline(protocol, cell, mean)}
-    for config, _ in configs(protocol.candidate):
-        out[config] = _matched(protocol, cell, "candidate", config, lengths, mean)
+    out = {"baseline": {"": baseline(protocol, cell, mean)}}
+    for arm, names in dev_runs(protocol).items():
+        if arm != "baseline":
+            out[arm] = {config: _matched(protocol, cell, arm, config, lengths, mean) for config in names}
     controls = {c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls}
-    for arm, choice in [*((name or "baseline", c) for name, c in out.items()), *controls.items()]:
+    for arm, choice in [*((name, c) for name, row in out.items() for c in row.values()), *controls.items()]:
         method = load_preset(choice.preset).make(choice.preset, dict(choice.params))
         try:
             method.check(longest, choice.schedule.budget)
@@ -52,20 +56,12 @@ def match(protocol: Protocol, cell: Cell, baseline_records: list[Record], longes
 
 
 def select(protocol: Protocol, dev_ids: list[str], records: list[Record], dev: DevRun) -> Select:
-    """The registered rule applied to the dev records, and every held-out arm frozen with its matched budget."""
-    table = scores(protocol, records, dev_ids)
-    chosen = choose(protocol, table)
-    arms = {}
+    """The registered rules applied to the dev records, and every held-out arm frozen with its matched budget."""
+    controls = {}
     for cell in protocol.cells:
         lengths, mean = measured(r for r in records if r.cell == cell.name and r.arm == "baseline")
-        ran = dev.matched[cell.name]
-        arms[cell.name] = {
-            "baseline": ran[""],
-            "candidate": ran[chosen[cell.name]],
-            **{c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls},
-        }
-    stated = {cell: {name: text(score) for name, score in row.items()} for cell, row in table.items()}
-    return Select(rule=rule(protocol), scores=stated, chosen=chosen, arms=arms)
+        controls[cell.name] = {c.name: _matched(protocol, cell, c.name, "", lengths, mean) for c in protocol.controls}
+    return selection.freeze(protocol, selection.select(protocol, records, dev_ids), dev.matched, controls)
 
 
 def _matched(protocol: Protocol, cell: Cell, arm: str, config: str, lengths: Lengths, mean: Fraction) -> ArmChoice:

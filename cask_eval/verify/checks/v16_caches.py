@@ -35,7 +35,7 @@ def _accounts(e: Evidence) -> Iterator[str]:
             yield f"{where}: its model is not locked"
             continue
         if r.phase == "dev":
-            choice = e.dev_run.matched.get(r.cell, {}).get(r.config)
+            choice = e.dev_run.matched.get(r.cell, {}).get(r.arm, {}).get(r.config)
         else:
             choice = e.select.arms.get(r.cell, {}).get(r.arm)
         if choice is None:
@@ -104,7 +104,7 @@ def _budgets(e: Evidence) -> Iterator[str]:
     assert e.protocol and e.dev_run and e.select and e.dev
     for cell in e.protocol.cells:
         runs = e.dev_run.matched.get(cell.name, {})
-        baseline = runs.get("")
+        baseline = runs.get("baseline", {}).get("")
         if baseline is None:
             yield f"{cell.name}: the dev run froze no baseline"
             continue
@@ -114,7 +114,9 @@ def _budgets(e: Evidence) -> Iterator[str]:
         if baseline != reference_choice(baseline.preset, baseline.params, baseline.schedule, mean):
             yield f"{cell.name}: the baseline's dev cache is {baseline.dev_mean}, the records give {mean}"
 
-        others = {f"dev {name}": choice for name, choice in runs.items() if name}
+        others = {
+            f"dev {arm} {c}": choice for arm, row in runs.items() if arm != "baseline" for c, choice in row.items()
+        }
         others |= {arm: c for arm, c in e.select.arms.get(cell.name, {}).items() if arm != "baseline"}
         for name, choice in others.items():
             lock = choice.schedule
@@ -132,8 +134,8 @@ def _budgets(e: Evidence) -> Iterator[str]:
 def _verdicts(e: Evidence) -> Iterator[str]:
     if e.document is None or e.derived is None or isinstance(e.derived, str):
         return
-    derived = {cell.cell: cell.matched for cell in e.derived.cells}
-    for cell in e.document.cells:
-        if cell.cell in derived and cell.matched.verdict != derived[cell.cell].verdict:
-            yield (f"{cell.cell}: the caches are called {cell.matched.verdict}, "
-                   f"the records give {derived[cell.cell].verdict}")  # fmt: skip
+    derived = {(c.candidate, c.cell): c.matched.verdict for c in e.derived.cells}
+    for c in e.document.cells:
+        found = derived.get((c.candidate, c.cell), c.matched.verdict)
+        if c.matched.verdict != found:
+            yield f"{c.candidate} {c.cell}: the caches are called {c.matched.verdict}, the records give {found}"
