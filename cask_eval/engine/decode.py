@@ -52,6 +52,10 @@ class Outcome:
     regions: Regions
     measures: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def status(self) -> str:
+        return "finished" if self.stopped else "truncated"
+
 
 class Probe(Protocol):
     """What tests and figures may watch. Rows are named by their requests."""

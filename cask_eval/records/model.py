@@ -6,6 +6,7 @@ run leaves the same bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -40,9 +41,19 @@ class ResidencyRecord(Strict):
     payload_bytes: Count
     aux_bytes: Count
     peak_entries: Count
+    peak_bytes: Count
 
     def account(self) -> Residency:
         return Residency.from_json(self.model_dump())
+
+
+class RegionsRecord(Strict):
+    """How much of the history the trial's events left: over events, layers and heads, `bins` of 64 positions were
+    looked at and `empty` of them had no survivor; `longest` is the longest run of positions that was wiped out."""
+
+    bins: Count
+    empty: Count
+    longest: Count
 
 
 class GradeRecord(Strict):
@@ -52,6 +63,16 @@ class GradeRecord(Strict):
     extracted: str | None
     how: str
     grader: str
+
+
+class ChainRecord(Strict):
+    """One chain of a trial that ran several side by side and put them to the vote; fields as in `Record`."""
+
+    status: Literal["finished", "truncated"]
+    output: str
+    output_ids: list[Count]
+    extracted: str | None
+    residency: ResidencyRecord
 
 
 class Record(Strict):
@@ -78,6 +99,22 @@ class Record(Strict):
     residency: ResidencyRecord | None
     kept_min: Count | None = Field(default=None, description="fewest entries any head held after any event")
     kept_max: Count | None = Field(default=None, description="most entries any head held after any event")
+
+    regions: RegionsRecord | None = None
+    measures: dict[str, str] = Field(
+        default={}, description="the method's own numbers, averaged over the events that gave them"
+    )
+    chains: list[ChainRecord] = Field(
+        default=[],
+        description="every chain of a trial that ran several; the record's own status, output and grade are those of "
+        "the chain that won the vote, its residency is that of all chains together",
+    )
+
+    def account(self) -> Residency | None:
+        """The residency account, with those of the chains in it; None for a failed trial."""
+        if self.residency is None:
+            return None
+        return replace(self.residency.account(), chains=[chain.residency.account() for chain in self.chains])
 
     @property
     def key(self) -> tuple[str, str, str, str, str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import geometry
 from cask_eval.engine.queries import feed
@@ -43,12 +44,13 @@ def measure(
     accumulator = preset.calibrator(shape)
     problems = tasks.load(manifest.task).problems(manifest.source)[:limit]
     prompts = {p.id: tuple(tokenizer(p.prompt)["input_ids"]) for p in problems}
-    full = load_preset("fullkv")().bind(shape, None)
+    full = load_preset("fullkv")().bind(Host(shape))
     sampling = Sampling(max_new_tokens, stop_ids=models.stop_ids(decoder, tokenizer))
     requests = [Request(key, ids, seed) for key, ids in prompts.items()]
     # Sorted, because outcomes arrive in the order they finish and sums depend on the order in their last bits.
     traces = sorted(
-        (o.key, [*prompts[o.key], *o.output_ids]) for o in generate(decoder, requests, full, 1, sampling, slots=slots)
+        (o.key, [*prompts[o.key], *o.output_ids])
+        for o in generate(decoder, requests, full, full.schedule(1), sampling, slots=slots)
     )
     for _, ids in traces:
         feed(decoder, [ids], accumulator.add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,8 @@ def stop_ids(decoder: Any, tokenizer: Any) -> tuple[int, ...]:
     given = getattr(decoder.generation_config, "eos_token_id", None)
     given = tokenizer.eos_token_id if given is None else given
     return tuple(given if isinstance(given, list) else [] if given is None else [given])
+
+
+def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text → token ids without special tokens, for methods that read the text."""
+    return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import MeterMismatch, Outcome, Request, generate
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
@@ -15,12 +16,14 @@ from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.sampling import Sampling
 from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ArmChoice
-from cask_eval.protocol.keys import trial_seed
+from cask_eval.protocol.keys import chain_seed, trial_seed
 from cask_eval.protocol.model import Cell, Model
-from cask_eval.records.model import Failure, GradeRecord, Record, ResidencyRecord
+from cask_eval.records.model import ChainRecord, Failure, GradeRecord, Record, RegionsRecord, ResidencyRecord
+from cask_eval.residency import Residency, join
 from cask_eval.runner import models
 from cask_eval.runner.study import Study
 from cask_eval.tasks import Problem
+from cask_eval.tasks.vote import elect
 
 Progress = Callable[[int, int], None]  # trials done, tokens generated
 
@@ -46,11 +49,13 @@ class Bench:
     def __init__(self, study: Study, registration: str, device: str, slots: int = 64):
         self.study, self.registration, self.device, self.slots = study, registration, device, slots
 
-    def policy(self, model: Model, decoder: Any, choice: ArmChoice) -> Policy:
+    def policy(self, model: Model, decoder: Any, tokenizer: Any, choice: ArmChoice) -> Policy:
         """The arm's method, bound to the loaded model."""
         method = load_preset(choice.preset).make(choice.preset, dict(choice.params))
         calibration = models.calibration_file(model, self.study.workspace)
-        return method.bind(geometry(decoder), str(calibration) if calibration else None)
+        return method.bind(
+            Host(geometry(decoder), str(calibration) if calibration else None, models.encoder(tokenizer))
+        )
 
     def run(self, batch: Batch, done: set, save: Callable[[list[Record]], None], progress: Progress) -> None:
         """Run what is not in `done`; records reach `save` in small groups as trials finish, also when interrupted."""
@@ -82,7 +87,8 @@ class Bench:
             for key, p in wanted.items()
         ]
         lengths = {r.key: len(r.prompt_ids) for r in requests}
-        policy = self.policy(model, decoder, batch.choice)
+        policy = self.policy(model, decoder, tokenizer, batch.choice)
+        schedule = policy.schedule(batch.choice.schedule.budget)
         buffer: list[Record] = []
 
         def flush() -> None:
@@ -94,16 +100,34 @@ class Bench:
                 save(group)
 
         try:
-            outcomes = self._outcomes(decoder, requests, policy, batch.choice.schedule.budget, sampling, self.slots)
-            for result in outcomes:
-                buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, result))
+            for result in self._trials(decoder, requests, policy, schedule, sampling):
+                buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, result))
                 progress(1, buffer[-1].output_tokens)
                 if len(buffer) >= 32:
                     flush()
         finally:
             flush()
 
-    def _outcomes(self, decoder, requests, policy, budget, sampling, slots: int) -> Iterator[Outcome | _Fault]:
+    def _trials(self, decoder, requests, policy, schedule, sampling) -> Iterator[_Chains | _Fault]:
+        """One result a trial: the outcomes of all its chains, or the fault of the first that broke."""
+        parts = schedule.split()
+        # With several chains a trial is done only when the last one is; blocks keep finished ones from piling up.
+        size = len(requests) if len(parts) == 1 else 4 * self.slots
+        for start in range(0, len(requests), size):
+            block = requests[start : start + size]
+            if len(parts) == 1:
+                for outcome in self._outcomes(decoder, block, policy, parts[0], sampling, self.slots):
+                    yield outcome if isinstance(outcome, _Fault) else _Chains(outcome.key, [outcome])
+                continue
+            done: dict[Any, list[Outcome | _Fault]] = {r.key: [] for r in block}
+            for index, part in enumerate(parts):
+                chain = [Request(r.key, r.prompt_ids, chain_seed(r.seed, index)) for r in block]
+                for outcome in self._outcomes(decoder, chain, policy, part, sampling, self.slots):
+                    done[outcome.key].append(outcome)
+            for key, several in done.items():
+                yield next((o for o in several if isinstance(o, _Fault)), None) or _Chains(key, several)
+
+    def _outcomes(self, decoder, requests, policy, schedule, sampling, slots: int) -> Iterator[Outcome | _Fault]:
         """Outcomes, with fewer slots when memory runs out; a batch that breaks is cut in halves until only the trials
         at fault are left, and those are recorded as failed. Raises MeterMismatch, and what a lost device raises:
         neither says anything about a trial."""
@@ -111,7 +135,7 @@ class Bench:
         while left:
             slots, fault = min(slots, len(left)), None
             try:
-                for outcome in generate(decoder, list(left.values()), policy, budget, sampling, slots=slots):
+                for outcome in generate(decoder, list(left.values()), policy, schedule, sampling, slots=slots):
                     del left[outcome.key]
                     yield outcome
             except (MeterMismatch, ModelError):
@@ -133,39 +157,94 @@ class Bench:
             else:
                 middle = len(remaining) // 2
                 for part in (remaining[:middle], remaining[middle:]):
-                    yield from self._outcomes(decoder, part, policy, budget, sampling, slots)
+                    yield from self._outcomes(decoder, part, policy, schedule, sampling, slots)
                 return
 
-    def _record(self, batch: Batch, problem: Problem, digests, lengths, tokenizer, result: Outcome | _Fault) -> Record:
-        failed = isinstance(result, _Fault)
-        ids = [] if failed else list(result.output_ids)
-        text = "" if failed else tokenizer.decode(ids, skip_special_tokens=True)
-        grade = self.study.task.grade(problem, text)
+    def _record(
+        self, batch: Batch, problem: Problem, digests, lengths, tokenizer, policy: Policy, result: _Chains | _Fault
+    ) -> Record:
         sample = result.key[-1]
+        common = {
+            "study": self.study.protocol.study,
+            "registration": self.registration,
+            "phase": batch.phase,
+            "cell": batch.cell.name,
+            "arm": batch.arm,
+            "config": batch.config,
+            "problem": problem.id,
+            "problem_digest": digests[problem.id],
+            "sample": sample,
+            "seed": trial_seed(self.registration, batch.cell.name, problem.id, sample, phase=batch.phase),
+            "prompt_tokens": lengths[result.key],
+        }
+        if isinstance(result, _Fault):
+            grade = self.study.task.grade(problem, "")
+            return Record(
+                **common,
+                status="failed",
+                failure=Failure(kind=result.kind, error=result.error, message=result.message[:500]),
+                output_tokens=0,
+                output="",
+                output_ids=[],
+                grade=GradeRecord(**{**asdict(grade), "correct": False}),
+                residency=None,
+            )
+        outcomes = result.outcomes
+        texts = [tokenizer.decode(list(o.output_ids), skip_special_tokens=True) for o in outcomes]
+        grades = [self.study.task.grade(problem, text) for text in texts]
+        several = len(outcomes) > 1
+        winner = elect(self.study.task, grades)
+        accounts = [o.residency for o in outcomes]
+        account = join(accounts, policy.footprint) if several else accounts[0]
+        kept = [(o.kept_min, o.kept_max) for o in outcomes if o.kept_min is not None]
         return Record(
-            study=self.study.protocol.study,
-            registration=self.registration,
-            phase=batch.phase,
-            cell=batch.cell.name,
-            arm=batch.arm,
-            config=batch.config,
-            problem=problem.id,
-            problem_digest=digests[problem.id],
-            sample=sample,
-            seed=trial_seed(self.registration, batch.cell.name, problem.id, sample, phase=batch.phase),
-            status="failed" if failed else "finished" if result.stopped else "truncated",
-            failure=Failure(kind=result.kind, error=result.error, message=result.message[:500]) if failed else None,
-            prompt_tokens=lengths[result.key],
-            output_tokens=len(ids),
-            output=text,
-            output_ids=ids,
-            grade=GradeRecord(
-                correct=grade.correct and not failed, extracted=grade.extracted, how=grade.how, grader=grade.grader
+            **common,
+            status=outcomes[winner].status,
+            output_tokens=len(outcomes[winner].output_ids),
+            output=texts[winner],
+            output_ids=list(outcomes[winner].output_ids),
+            grade=GradeRecord(**asdict(grades[winner])),
+            residency=_residency(account),
+            kept_min=min((low for low, _ in kept), default=None),
+            kept_max=max((high for _, high in kept), default=None),
+            regions=RegionsRecord(
+                bins=sum(o.regions.bins for o in outcomes),
+                empty=sum(o.regions.empty for o in outcomes),
+                longest=max(o.regions.longest for o in outcomes),
             ),
-            residency=None if failed else ResidencyRecord(**result.residency.to_json()),
-            kept_min=None if failed else result.kept_min,
-            kept_max=None if failed else result.kept_max,
+            measures=_measures(outcomes),
+            chains=[
+                ChainRecord(
+                    status=o.status,
+                    output=text,
+                    output_ids=list(o.output_ids),
+                    extracted=grade.extracted,
+                    residency=_residency(o.residency),
+                )
+                for o, text, grade in zip(outcomes, texts, grades)
+            ]
+            if several
+            else [],
         )
+
+
+def _residency(account: Residency) -> ResidencyRecord:
+    return ResidencyRecord(**{k: v for k, v in account.to_json().items() if k != "chains"})
+
+
+def _measures(outcomes: list[Outcome]) -> dict[str, str]:
+    """Nine digits are more than anyone reads; chains count alike."""
+    names = sorted({name for o in outcomes for name in o.measures})
+    given = {name: [o.measures[name] for o in outcomes if name in o.measures] for name in names}
+    return {name: format(sum(values) / len(values), ".9g") for name, values in given.items()}
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """A trial that ran: the outcome of each of its chains, one for most methods."""
+
+    key: Any
+    outcomes: list[Outcome]
 
 
 @dataclass(frozen=True)
