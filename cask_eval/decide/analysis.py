@@ -12,7 +12,16 @@ from cask_eval.canonical import digest
 from cask_eval.decide.arms import ArmTrials, sort_records
 from cask_eval.decide.branches import decide
 from cask_eval.decide.matched import compare
-from cask_eval.decide.model import AnalysisDocument, CellResult, Flip, Interval, MatchedResult, Outcome, number
+from cask_eval.decide.model import (
+    AnalysisDocument,
+    CellResult,
+    Flip,
+    Interval,
+    MatchedResult,
+    Outcome,
+    Screened,
+    number,
+)
 from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
 from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.records.model import Record
@@ -38,19 +47,29 @@ def analyse(
     """Everything the study found, and the branch that follows.
 
     The unit is the problem: its K samples are summed, arms are paired by problem, and a trial that is missing,
-    failed or without a right answer is wrong. The family is the registered cells; a void or absent one stays in it
-    with p = 1. A cell is positive when its adjusted p is at most `test.alpha` and the candidate is ahead, negative
-    when the one-sided p for harm is at most `test.veto.alpha`, uncorrected, and the candidate is behind. The
-    comparisons are made on the numbers as printed, so that a reader can repeat them. Controls never decide.
+    failed or without a right answer is wrong. A comparison is one surviving candidate in one cell, against the same
+    baseline trials as all others of that cell. The family is registered; a comparison that is void, or that was
+    never made because fewer candidates survived than could have, stays in it with p = 1. A comparison is positive when
+    its adjusted p is at most `test.alpha` and the candidate is ahead, negative when the one-sided p for harm is at
+    most `test.veto.alpha`, uncorrected, and the candidate is behind. Numbers are compared as printed, so that a
+    reader can repeat it. Controls never decide.
 
-    Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat.
+    Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat, or when more
+    candidates survived than the family has room for.
     """
     if not problem_ids or len(set(problem_ids)) != len(problem_ids):
         raise ValueError(f"{len(problem_ids)} problem ids are given; they must be distinct and at least one")
-    trials = sort_records(protocol, registration, records, problem_ids)
-    found = [_measure(protocol, registration, select, trials, cell) for cell in protocol.cells]
+    names = list(protocol.heldout_arms(select.survivors))
+    trials = sort_records(protocol, registration, records, problem_ids, names)
+    ran = {cell.name: _arms(protocol, select, trials, cell, names) for cell in protocol.cells}
+    survivors = [c.name for c in protocol.candidates if c.name in select.survivors]
+    found = [
+        _measure(protocol, registration, ran[cell.name], cell, candidate)
+        for candidate in survivors
+        for cell in protocol.cells
+    ]
 
-    test, m = protocol.test, len(found)
+    test, m = protocol.test, protocol.family
     registered = [PROCEDURES[test.procedure](f.pairs, test.alternative) for f in found]
     void = [f.matched.verdict == "void" for f in found]
     adjusted = CORRECTIONS[test.correction]([None if v else p for v, p in zip(void, registered)], m)
@@ -68,10 +87,15 @@ def analyse(
         alpha=test.alpha,
         correction=test.correction,
         family=m,
+        screening=[
+            Screened(candidate=c.name, gain=_gain(select, c.name), survived=c.name in survivors)
+            for c in protocol.candidates
+        ],
         cells=cells,
         positive_cells=counts[0],
         negative_cells=counts[1],
         void_cells=counts[2],
+        arms={cell: {name: arm.trials.result(arm.choice) for name, arm in row.items()} for cell, row in ran.items()},
         branch=branch.name,
         decision=branch.decision,
         notes=[note for f in found for note in _notes(protocol, f)],
@@ -79,44 +103,59 @@ def analyse(
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One cell before anything is decided."""
+class _Arm:
+    """One arm in one cell; `frozen` is false when the tuning phase left no choice for it."""
 
+    trials: ArmTrials
+    choice: ArmChoice
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One comparison before anything is decided."""
+
+    name: str
     cell: Cell
-    arms: dict[str, ArmTrials]
-    choices: dict[str, ArmChoice]
+    candidate: str
+    baseline_trials: ArmTrials
+    candidate_trials: ArmTrials
     pairs: Pairs
     matched: MatchedResult
 
 
-def _measure(protocol: Protocol, registration: str, select: Select, trials: dict, cell: Cell) -> _Found:
-    chosen = select.arms.get(cell.name, {})
-    choices = {name: chosen.get(name) or _unchosen(protocol, cell, name) for name in protocol.arms}
-    arms = {
-        name: ArmTrials(protocol.generation.samples, trials[cell.name, name], choices[name].schedule.prompt)
-        for name in protocol.arms
-    }
-    baseline, candidate = arms["baseline"], arms["candidate"]
+def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: list[str]) -> dict[str, _Arm]:
+    chosen, out = select.arms.get(cell.name, {}), {}
+    for name in names:
+        choice = chosen.get(name) or _unchosen(protocol, cell, name)
+        own = ArmTrials(protocol.generation.samples, trials[cell.name, name], choice.schedule.prompt)
+        out[name] = _Arm(own, choice, name in chosen)
+    return out
+
+
+def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell: Cell, name: str) -> _Found:
+    baseline, candidate = arms["baseline"].trials, arms[name].trials
     differences = [candidate.right[p] - baseline.right[p] for p in baseline.right]
     pairs = Pairs.from_differences(differences, protocol.generation.samples)
-    seed = digest({"registration": registration, "cell": cell.name, "use": "matched_cache"})
+    seed = digest({"registration": registration, "cell": cell.name, "candidate": name, "use": "matched_cache"})
     matched = compare(
         baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, int(seed.split(":")[1][:32], 16)
     )
-    lacking = [name for name in ("baseline", "candidate") if name not in chosen]
+    lacking = [arm for arm in ("baseline", name) if not arms[arm].frozen]
     if lacking:
         reason = f"the tuning phase froze no {' and no '.join(lacking)} for this cell"
         matched = matched.model_copy(update={"verdict": "void", "reasons": [reason, *matched.reasons]})
-    return _Found(cell, arms, choices, pairs, matched)
+    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, pairs, matched)
 
 
 def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float) -> CellResult:
     test, pairs = protocol.test, found.pairs
     harm = number(PROCEDURES[test.procedure](pairs, "less"))
-    baseline, candidate = found.arms["baseline"].right, found.arms["candidate"].right
+    baseline, candidate = found.baseline_trials.right, found.candidate_trials.right
     share = Fraction(test.alpha)
-    family = len(protocol.cells) if test.correction != "none" else 1
+    family = protocol.family if test.correction != "none" else 1
     return CellResult(
+        candidate=found.candidate,
         cell=found.cell.name,
         model=found.cell.model,
         budget=found.cell.budget,
@@ -135,7 +174,6 @@ def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float
         p_veto=harm,
         matched=found.matched,
         outcome=_outcome(pairs.total, number(adjusted), harm, found.matched.verdict == "void", protocol),
-        arms={name: arm.result(found.choices[name]) for name, arm in found.arms.items()},
         flips=[
             Flip(problem=p, baseline=baseline[p], candidate=candidate[p])
             for p in baseline
@@ -166,8 +204,12 @@ def _unchosen(protocol: Protocol, cell: Cell, name: str) -> ArmChoice:
     return ArmChoice(preset=arm.preset, params=arm.params, schedule=schedule, dev_mean="0/1", reference_mean="0/1")
 
 
+def _gain(select: Select, name: str) -> str:
+    return number(Fraction(select.gains[name])) if name in select.gains else ""
+
+
 def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
-    pairs, name = found.pairs, found.cell.name
+    pairs, name = found.pairs, found.name
     differ = pairs.wins + pairs.losses
     if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:
         yield (
@@ -179,7 +221,7 @@ def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
 
 def _sensitivity(found: _Found) -> Iterable[str]:
     """How far the difference could move if the trials without a result had gone otherwise."""
-    baseline, candidate = found.arms["baseline"], found.arms["candidate"]
+    baseline, candidate = found.baseline_trials, found.candidate_trials
     lost = [sum(arm.absent.values()) for arm in (baseline, candidate)]
     if not any(lost):
         return
@@ -191,7 +233,7 @@ def _sensitivity(found: _Found) -> Iterable[str]:
         there = number(Fraction(gain, len(complete) * found.pairs.samples))
         cases = f"over the {len(complete)} complete problems {there}"
     yield (
-        f"{found.cell.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
+        f"{found.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
         f"difference {number(found.pairs.difference)}, {cases}, between {number(Fraction(total - lost[0], unit))} "
         f"and {number(Fraction(total + lost[1], unit))} whatever they would have been"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -42,7 +42,7 @@ class ArmTrials:
         return Caches(
             samples=self.samples,
             accounts={
-                p: [r.residency.account() for r in rs if r.residency and r.status != "failed"]
+                p: [account for r in rs if r.status != "failed" and (account := r.account())]
                 for p, rs in self.trials.items()
             },
             truncated=self.count("truncated"),
@@ -83,14 +83,18 @@ class ArmTrials:
 
 
 def sort_records(
-    protocol: Protocol, registration: str, records: Iterable[Record], problem_ids: Sequence[str]
+    protocol: Protocol,
+    registration: str,
+    records: Iterable[Record],
+    problem_ids: Sequence[str],
+    arms: Collection[str],
 ) -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """(cell, arm) → problem → records by sample, with every registered cell, arm and problem present.
+    """(cell, arm) → problem → records by sample, with every registered cell and problem and all of `arms` present.
 
     Raises RecordError on a record that the study does not expect or that comes twice: a second answer to a
     question must not be able to hide.
     """
-    out = {(c.name, a): {p: [] for p in problem_ids} for c in protocol.cells for a in protocol.arms}
+    out = {(c.name, a): {p: [] for p in problem_ids} for c in protocol.cells for a in arms}
     seen = set()
     for r in records:
         if (r.study, r.registration) != (protocol.study, registration):
@@ -102,7 +106,7 @@ def sort_records(
         if r.phase != "heldout" or r.config or r.problem not in of_arm or r.sample >= protocol.generation.samples:
             raise RecordError(
                 f"record {r.key} is not a held-out trial of study {protocol.study!r}; the records file "
-                "must hold registered cells, arms, problems and samples only"
+                "must hold registered cells, confirmed arms, registered problems and samples only"
             )
         if r.key in seen:
             raise RecordError(f"record {r.key} appears twice; a trial has one result")

@@ -34,11 +34,11 @@ def decide(branches: Sequence[Branch], positive: int, negative: int, void: int) 
     for branch in branches:
         if matches(branch, positive, negative, void):
             return branch
-    raise ValueError(f"no branch covers {positive} positive, {negative} negative and {void} void cells")
+    raise ValueError(f"no branch covers {positive} positive, {negative} negative and {void} void comparisons")
 
 
 def check(branches: Sequence[Branch], m: int) -> list[str]:
-    """What is wrong with the branches of a study of m cells, one line per fault; empty when nothing is.
+    """What is wrong with the branches of a study of m comparisons, one line per fault; empty when nothing is.
 
     Total: exactly one ``otherwise``, and it is last. Reachable: each branch is the first match of at least one
     (positive, negative, void) with sum ≤ m.
@@ -63,7 +63,7 @@ def check(branches: Sequence[Branch], m: int) -> list[str]:
         if not own:
             problems.append(
                 f"branch {branch.name!r} cannot be reached: its conditions never hold together "
-                f"with {m} cells; change them or drop the branch"
+                f"among {m} comparisons; change them or drop the branch"
             )
             continue
         before = [next((b for b in branches[:i] if matches(b, *o)), None) for o in own]

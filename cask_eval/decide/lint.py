@@ -8,6 +8,7 @@ from decimal import Decimal
 from math import ceil
 from typing import Literal
 
+from cask_eval.canonical import canonical
 from cask_eval.decide.branches import check
 from cask_eval.protocol.model import Protocol
 from cask_eval.stats.power import connor_sample_size, exact_power, expected_discordant, mde
@@ -32,7 +33,7 @@ class Finding:
 
 def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
     """Findings, errors first. Without the number of held-out problems the power checks are left out."""
-    found = [*_branches(protocol), *_levels(protocol)]
+    found = [*_branches(protocol), *_candidates(protocol), *_levels(protocol)]
     if heldout_count:
         for rule in (_discordance, _effect, _veto):
             found += rule(protocol, heldout_count)
@@ -41,19 +42,19 @@ def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
 
 def describe_power(protocol: Protocol, n: int) -> str:
     """One line for `register`: the smallest true difference this study finds four times out of five."""
-    level = level_per_cell(protocol)
+    level = level_per_comparison(protocol)
     smallest = mde(n, float(_discordance_of(protocol)), level, POWER, protocol.test.alternative)
     found = f"detects {points(smallest)} with 80 % power" if smallest else "detects no difference with 80 % power"
     return (
-        f"each cell (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
+        f"each {_unit(protocol)} (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
         f"by exact McNemar at {_stated(protocol)}"
     )
 
 
-def level_per_cell(protocol: Protocol) -> float:
-    """alpha, shared out over the registered cells when the correction does so."""
-    cells = len(protocol.cells) if protocol.test.correction != "none" else 1
-    return float(Decimal(protocol.test.alpha) / cells)
+def level_per_comparison(protocol: Protocol) -> float:
+    """alpha, shared out over the registered family when the correction does so."""
+    family = protocol.family if protocol.test.correction != "none" else 1
+    return float(Decimal(protocol.test.alpha) / family)
 
 
 def points(difference: float) -> str:
@@ -62,12 +63,31 @@ def points(difference: float) -> str:
 
 
 def _branches(protocol: Protocol) -> Iterable[Finding]:
-    for problem in check(protocol.branches, len(protocol.cells)):
+    for problem in check(protocol.branches, protocol.family):
         yield Finding("error", "branches", problem)
 
 
+def _candidates(protocol: Protocol) -> Iterable[Finding]:
+    several = len(protocol.candidates)
+    if several > 1 and protocol.screening is None:
+        yield Finding(
+            "warning",
+            "screening",
+            f"all {several} candidates are confirmed, and each of the {protocol.family} comparisons is tested at "
+            f"{level_per_comparison(protocol):.3g}; let a screening rule choose the ones worth the held-out split",
+        )
+    seen: dict[str, str] = {}
+    for candidate in protocol.candidates:
+        made = canonical(candidate.model_dump(exclude={"name"})).decode()
+        if first := seen.get(made):
+            yield Finding(
+                "warning", "candidates", f"{first} and {candidate.name} are the same method; leave one of them out"
+            )
+        seen.setdefault(made, candidate.name)
+
+
 def _levels(protocol: Protocol) -> Iterable[Finding]:
-    test, m = protocol.test, len(protocol.cells)
+    test, m, level = protocol.test, protocol.family, level_per_comparison(protocol)
     alpha, veto = float(test.alpha), float(test.veto.alpha)
     if alpha > 0.1:
         yield Finding("warning", "test.alpha", f"a level of {test.alpha} convinces few readers; use 0.05 or less")
@@ -75,21 +95,21 @@ def _levels(protocol: Protocol) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "test.correction",
-            f"{m} cells are tested without correction: some cell comes out "
+            f"{m} {_unit(protocol)}s are tested without correction: some {_unit(protocol)} comes out "
             f"positive by chance with probability up to {1 - (1 - alpha) ** m:.2g}; use bonferroni",
         )
-    if veto < level_per_cell(protocol):
+    if veto < level:
         yield Finding(
             "warning",
             "test.veto.alpha",
             f"harm must reach {test.veto.alpha}, but success only "
-            f"{level_per_cell(protocol):.4g} per cell; set the veto's level to {test.alpha} or more",
+            f"{level:.4g} per {_unit(protocol)}; set the veto's level to {test.alpha} or more",
         )
     if veto > 0.2:
         yield Finding(
             "warning",
             "test.veto.alpha",
-            f"at {test.veto.alpha} a cell without any harm vetoes too often; use 0.2 or less",
+            f"at {test.veto.alpha} a {_unit(protocol)} without any harm vetoes too often; use 0.2 or less",
         )
     matched = protocol.matched_cache
     if Decimal(matched.interval_tolerance) < Decimal(matched.tolerance):
@@ -103,7 +123,7 @@ def _levels(protocol: Protocol) -> Iterable[Finding]:
 
 
 def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
-    test, level = protocol.test, level_per_cell(protocol)
+    test, level = protocol.test, level_per_comparison(protocol)
     expected = expected_discordant(n, float(_discordance_of(protocol)))
     needed = fewest_discordant(test.procedure, n, level, test.alternative)
     stated = f"the arms should differ on about {expected:.3g} of {n} at {_stated(protocol)}"
@@ -112,13 +132,14 @@ def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
             "warning",
             "task.heldout",
             f"no result can be positive: even if the candidate won all {n} "
-            f"problems, {test.procedure} would not reach {level:.4g}; use more problems or fewer cells",
+            f"problems, {test.procedure} would not reach {level:.4g}; use more problems or fewer "
+            f"{'cells' if len(protocol.candidates) == 1 else 'cells and survivors'}",
         )
     elif expected < needed:
         yield Finding(
             "warning",
             "task.heldout",
-            f"a positive cell is out of reach: {test.procedure} needs at least "
+            f"a positive {_unit(protocol)} is out of reach: {test.procedure} needs at least "
             f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems",
         )
     elif expected < FEWEST_EXPECTED:
@@ -144,7 +165,7 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "expected_effect",
-            f"{protocol.expected_effect} is no gain, but a cell is positive "
+            f"{protocol.expected_effect} is no gain, but a {_unit(protocol)} is positive "
             "only when the candidate is ahead; exchange the arms or state the gain",
         )
         return
@@ -157,7 +178,7 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
             "expected_effect or expected_discordance",
         )
         return
-    level = level_per_cell(protocol)
+    level = level_per_comparison(protocol)
     smallest = mde(n, q, level, POWER, test.alternative)
     if smallest is None or effect < smallest:
         power = exact_power(n, q, effect, level, test.alternative)
@@ -166,7 +187,7 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "expected_effect",
-            f"{points(effect)} are expected, but a cell of {n} problems "
+            f"{points(effect)} are expected, but a {_unit(protocol)} of {n} problems "
             f"{found} with 80 % power (level {level:.4g}, {_stated(protocol)}); its power is {power:.0%}; "
             f"use about {needed} problems",
         )
@@ -178,7 +199,7 @@ def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "branches",
-            "no branch looks at negative_cells, so harm in a cell changes nothing; add a branch for it",
+            "no branch looks at negative_cells, so harm changes nothing; add a branch for it",
         )
         return
     harm = abs(float(protocol.expected_effect or 0)) or NOTICEABLE_HARM
@@ -189,10 +210,15 @@ def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "test.veto.alpha",
-            f"a true loss of {points(min(harm, q))} makes a cell negative with "
-            f'probability {seen:.0%} only, so "no negative cell" does not show that there is no harm; '
+            f"a true loss of {points(min(harm, q))} makes a {_unit(protocol)} negative with "
+            f'probability {seen:.0%} only, so "no negative {_unit(protocol)}" does not show that there is no harm; '
             "state a non-inferiority margin in the hypothesis, or use more problems or a larger veto level",
         )
+
+
+def _unit(protocol: Protocol) -> str:
+    """What a protocol counts: with one candidate every comparison is a cell."""
+    return "cell" if len(protocol.candidates) == 1 else "comparison"
 
 
 def _discordance_of(protocol: Protocol) -> str:

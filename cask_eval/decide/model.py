@@ -69,9 +69,11 @@ class Flip(Strict):
 
 
 class CellResult(Strict):
-    """Candidate against baseline in one cell. `p` holds every test by procedure name; `p_registered` is the protocol's,
-    `p_adjusted` after the registered correction over all registered cells, `p_veto` the one-sided p for harm."""
+    """One comparison: a candidate against the baseline in one cell. `p` holds every test by procedure name;
+    `p_registered` is the protocol's, `p_adjusted` after the registered correction over the whole family, `p_veto` the
+    one-sided p for harm."""
 
+    candidate: str
     cell: str
     model: str
     budget: int
@@ -90,12 +92,24 @@ class CellResult(Strict):
     p_veto: str
     matched: MatchedResult
     outcome: Outcome
-    arms: dict[str, ArmResult]
     flips: list[Flip]
 
 
+class Screened(Strict):
+    """What the dev split said of a candidate: its mean gain over the baseline, and whether it is confirmed."""
+
+    candidate: str
+    gain: str
+    survived: bool
+
+
 class AnalysisDocument(Strict):
-    """The whole result. `label` is ``confirmatory`` only for an unamended, one-shot study."""
+    """The whole result. `label` is ``confirmatory`` only for an unamended, one-shot study.
+
+    `screening` lists every registered candidate, `cells` the comparisons of those that survived, candidate by
+    candidate. `family` is the registered number of comparisons, which those that screening left out stay in.
+    `arms` maps cell → arm → its numbers, for every arm that the held-out split was spent on.
+    """
 
     analysis: Literal["cask-eval/analysis/1"] = "cask-eval/analysis/1"
     study: str
@@ -107,10 +121,12 @@ class AnalysisDocument(Strict):
     alpha: str
     correction: str
     family: int
+    screening: list[Screened]
     cells: list[CellResult]
     positive_cells: int
     negative_cells: int
     void_cells: int
+    arms: dict[str, dict[str, ArmResult]]
     branch: str
     decision: str
     notes: list[str]

@@ -38,7 +38,7 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
     seen: set[str] = set()
     for name, _ in out:
         if name in seen:
-            raise ProtocolError([f"the configuration {name!r} of {arm.name} appears twice; list each value once"])
+            raise ProtocolError([f"the configuration {name!r} appears twice; list each value once"])
         seen.add(name)
     return out
 

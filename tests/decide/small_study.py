@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from cask_eval.canonical import ZERO
+from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import GradeRecord, Record, ResidencyRecord
-from cask_eval.residency import Residency, Schedule, walk
+from cask_eval.residency import Residency, walk
+from cask_eval.schedule import Schedule
 
 BRANCHES = [
     {"name": "A", "when": {"positive_cells": ">=1", "negative_cells": "==0"}, "decision": "adopt"},
@@ -15,7 +17,18 @@ BRANCHES = [
 ]
 
 
-def protocol(*, models=("m",), budgets=(16,), samples=1, branches=BRANCHES, controls=(), test=None, **rest) -> Protocol:
+def protocol(
+    *,
+    models=("m",),
+    budgets=(16,),
+    samples=1,
+    branches=BRANCHES,
+    controls=(),
+    test=None,
+    candidates=("candidate",),
+    survivors=None,
+    **rest,
+) -> Protocol:
     registered = {"procedure": "mcnemar_exact", "alpha": "0.05", "veto": {"alpha": "0.05"}, **(test or {})}
     return Protocol.model_validate(
         {
@@ -26,7 +39,8 @@ def protocol(*, models=("m",), budgets=(16,), samples=1, branches=BRANCHES, cont
             "generation": {"temperature": "0.6", "samples": samples, "max_new_tokens": 64},
             "budgets": list(budgets),
             "baseline": {"preset": "triattention"},
-            "candidate": {"preset": "alpha"},
+            "candidates": [{"name": c, "preset": "alpha"} for c in candidates],
+            "screening": survivors and {"survivors": survivors},
             "controls": [{"name": c, "preset": "random_pp"} for c in controls],
             "test": {"endpoint": "accuracy", **registered},
             "branches": list(branches),
@@ -40,15 +54,26 @@ def choice(preset: str, budget: int, prompt: str = "pinned") -> ArmChoice:
     return ArmChoice(preset=preset, params={}, schedule=schedule, dev_mean="18/1", reference_mean="18/1")
 
 
-def select(study: Protocol) -> Select:
-    arms = {c.name: {name: choice(arm.preset, c.budget) for name, arm in study.arms.items()} for c in study.cells}
-    return Select(rule="max_mean_accuracy", scores={}, chosen={}, arms=arms)
+def select(study: Protocol, survivors=None, arms=None) -> Select:
+    """A selection in which `survivors`, or else every candidate, is confirmed."""
+    left = [c.name for c in study.candidates] if survivors is None else list(survivors)
+    held = study.heldout_arms(left).items()
+    frozen = {c.name: {name: choice(arm.preset, c.budget) for name, arm in held} for c in study.cells}
+    gains = {c.name: "1/8" if c.name in left else "-1/8" for c in study.candidates}
+    return Select(
+        rule="max_mean_accuracy",
+        scores={},
+        chosen={},
+        gains=gains,
+        survivors=left,
+        arms=frozen if arms is None else arms,
+    )
 
 
 def account(budget: int = 16, steps: int = 40, prompt_tokens: int = 10, delta: int = 4) -> Residency:
     """A true account of 1 layer and 2 heads, 8 bytes an entry."""
     schedule = Schedule("slack", budget, delta, "pinned")
-    return walk(schedule, prompt_tokens, steps, layers=1, kv_heads=2, entry_bytes=8)
+    return walk(schedule, Footprint(heads=2, head_dim=2, itemsize=2), prompt_tokens, steps, layers=1)
 
 
 def record(cell: str, arm: str, problem: str, correct: bool, *, sample: int = 0, residency=..., **rest) -> Record:
@@ -74,7 +99,7 @@ def record(cell: str, arm: str, problem: str, correct: bool, *, sample: int = 0,
         grade=GradeRecord(correct=correct, extracted=None, how="test", grader="test/1"),
         residency=None
         if held is None
-        else ResidencyRecord.model_validate(held.to_json() | {"events": [list(e) for e in held.events]}),
+        else ResidencyRecord.model_validate({k: v for k, v in held.to_json().items() if k != "chains"}),
         **fields,
     )
 

@@ -6,7 +6,6 @@ from small_study import BRANCHES, account, answers, choice, ids, protocol, recor
 from cask_eval.canonical import ZERO, digest
 from cask_eval.decide.analysis import analyse
 from cask_eval.errors import RecordError
-from cask_eval.ledger.events import Select
 
 BOOTSTRAP = {"procedure": "paired_bootstrap"}
 
@@ -50,9 +49,12 @@ def test_by_hand():
     assert [(f.problem, f.baseline, f.candidate) for f in second.flips] == [("p0", 0, 1), ("p1", 1, 0)]
 
     assert first.matched.verdict == "matched"
-    assert set(first.arms) == {"baseline", "candidate", "null"}
-    assert (first.arms["baseline"].accuracy, first.arms["null"].accuracy) == ("0.25", "0.125")
-    assert (second.arms["null"].missing, second.arms["null"].mean_cache, second.arms["null"].active) == (8, "", "")
+    one, other = found.arms["m/b16"], found.arms["m/b32"]
+    assert list(one) == list(other) == ["baseline", "candidate", "null"]
+    assert (one["baseline"].accuracy, one["null"].accuracy) == ("0.25", "0.125")
+    assert (other["null"].missing, other["null"].mean_cache, other["null"].active) == (8, "", "")
+    assert [(s.candidate, s.gain, s.survived) for s in found.screening] == [("candidate", "0.125", True)]
+    assert {c.candidate for c in found.cells} == {"candidate"}
 
 
 def test_arm_numbers():
@@ -64,7 +66,7 @@ def test_arm_numbers():
         record("m/b16", "baseline", "p2", True, status="failed", residency=None, output_tokens=0),
         record("m/b16", "baseline", "p3", False, residency=long, status="truncated", output_tokens=41),
     ]
-    arm = run(protocol(), records, 5).cells[0].arms["baseline"]
+    arm = run(protocol(), records, 5).arms["m/b16"]["baseline"]
     assert (arm.preset, arm.budget) == ("triattention", 16)
     assert (arm.trials, arm.correct, arm.missing, arm.failed, arm.truncated) == (5, 2, 1, 1, 1)
     assert arm.accuracy == "0.4"
@@ -141,18 +143,19 @@ def test_an_absent_cell_is_void():
 
 def test_a_cell_the_selection_lacks_is_void():
     study = protocol(budgets=(16, 32))
-    chosen = Select(rule="", scores={}, chosen={}, arms={"m/b16": select(study).arms["m/b16"]})
-    cell = run(study, both("m/b16", "0" * 8, "1" * 8) + both("m/b32", "0" * 8, "1" * 8), 8, chosen).cells[1]
-    assert (cell.outcome, cell.arms["candidate"].preset) == ("void", "alpha")
+    chosen = select(study, arms={"m/b16": select(study).arms["m/b16"]})
+    found = run(study, both("m/b16", "0" * 8, "1" * 8) + both("m/b32", "0" * 8, "1" * 8), 8, chosen)
+    cell = found.cells[1]
+    assert (cell.outcome, found.arms["m/b32"]["candidate"].preset) == ("void", "alpha")
     assert "froze no baseline and no candidate" in cell.matched.reasons[0]
 
 
 def test_the_frozen_budget_and_prompt_policy_are_used():
     study = protocol()
-    chosen = Select(rule="", scores={}, chosen={}, arms={"m/b16": {
-        "baseline": choice("triattention", 14), "candidate": choice("alpha", 15, prompt="outside")}})  # fmt: skip
-    cell = run(study, both("m/b16", "0" * 8, "1" * 8), 8, chosen).cells[0]
-    assert (cell.arms["baseline"].budget, cell.arms["candidate"].budget) == (14, 15)
+    frozen = {"baseline": choice("triattention", 14), "candidate": choice("alpha", 15, prompt="outside")}
+    found = run(study, both("m/b16", "0" * 8, "1" * 8), 8, select(study, arms={"m/b16": frozen}))
+    cell, arms = found.cells[0], found.arms["m/b16"]
+    assert (arms["baseline"].budget, arms["candidate"].budget) == (14, 15)
     assert "prompt policies differ" in cell.matched.reasons[0] and cell.outcome == "void"
 
 
@@ -200,6 +203,81 @@ def test_controls_never_decide():
     loud = run(study, [*base, *answers("m/b16", "null", "1" * 8, residency=account(60, steps=63))], 8)
     assert plain.branch == loud.branch == "C"
     assert plain.cells[0].matched == loud.cells[0].matched
+
+
+class TestSeveralCandidates:
+    """Two of three survive, in two cells: a family of four comparisons against one baseline."""
+
+    study = protocol(budgets=(16, 32), candidates=("a", "b", "c"), survivors=2, controls=("null",))
+    records = [
+        *answers("m/b16", "baseline", "0" * 8),
+        *answers("m/b16", "a", "1" * 8),
+        *answers("m/b16", "c", "1" * 7 + "0"),
+        *answers("m/b16", "null", "0" * 8),
+        *answers("m/b32", "baseline", "1" * 8),
+        *answers("m/b32", "a", "1" * 8),
+        *answers("m/b32", "c", "0" * 8),
+        *answers("m/b32", "null", "0" * 8),
+    ]
+
+    def test_a_comparison_is_a_candidate_in_a_cell(self):
+        found = run(self.study, self.records, 8, select(self.study, ["a", "c"]))
+        assert [(c.candidate, c.cell) for c in found.cells] == [
+            ("a", "m/b16"), ("a", "m/b32"), ("c", "m/b16"), ("c", "m/b32")]  # fmt: skip
+        assert found.family == 4
+        # Eight and seven wins: 2/2⁸ and 2/2⁷, four times each. Eight losses: 1/2⁸ one-sided.
+        assert [c.p_registered for c in found.cells] == ["0.0078125", "1", "0.015625", "0.0078125"]
+        assert [c.p_adjusted for c in found.cells] == ["0.03125", "1", "0.0625", "0.03125"]
+        assert [c.outcome for c in found.cells] == ["positive", "null", "null", "negative"]
+        assert (found.positive_cells, found.negative_cells, found.branch) == (1, 1, "B")
+        assert found.cells[0].interval_adjusted.level == "0.9875"
+        assert list(found.arms["m/b16"]) == ["baseline", "a", "c", "null"]
+        assert [(s.candidate, s.gain, s.survived) for s in found.screening] == [
+            ("a", "0.125", True), ("b", "-0.125", False), ("c", "0.125", True)]  # fmt: skip
+
+    def test_a_comparison_equals_that_of_a_study_of_its_own(self):
+        """But for the correction: m is 4 here, 2 there."""
+        found = run(self.study, self.records, 8, select(self.study, ["a", "c"]))
+        alone = protocol(budgets=(16, 32), candidates=("c",))
+        own = run(alone, [r for r in self.records if r.arm in ("baseline", "c")], 8)
+        for here, there in zip(found.cells[2:], own.cells):
+            changed = {"p_adjusted", "interval_adjusted", "outcome"}
+            assert here.model_dump(exclude=changed) == there.model_dump(exclude=changed)
+        assert own.cells[0].outcome == "positive"
+
+    @pytest.mark.parametrize("survivors", [["c"], ["a"]])
+    def test_the_family_does_not_shrink_with_the_survivors(self, survivors):
+        kept = [r for r in self.records if r.arm in ("baseline", "null", *survivors)]
+        found = run(self.study, kept, 8, select(self.study, survivors))
+        both = run(self.study, self.records, 8, select(self.study, ["a", "c"]))
+        assert found.family == 4
+        assert found.cells == [c for c in both.cells if c.candidate in survivors]
+
+    def test_nobody_survives(self):
+        kept = [r for r in self.records if r.arm in ("baseline", "null")]
+        found = run(self.study, kept, 8, select(self.study, []))
+        assert (found.family, found.cells, found.branch) == (4, [], "C")
+        assert (found.positive_cells, found.negative_cells, found.void_cells) == (0, 0, 0)
+        assert {cell: list(row) for cell, row in found.arms.items()} == {
+            "m/b16": ["baseline", "null"], "m/b32": ["baseline", "null"]}  # fmt: skip
+        assert not any(s.survived for s in found.screening)
+
+    def test_a_record_of_a_candidate_that_was_screened_out_is_refused(self):
+        with pytest.raises(RecordError, match="confirmed arms"):
+            run(self.study, self.records, 8, select(self.study, ["a"]))
+
+    def test_more_survivors_than_registered_are_refused(self):
+        with pytest.raises(ValueError, match="family has 4 members"):
+            run(self.study, self.records, 8, select(self.study, ["a", "b", "c"]))
+
+    def test_every_candidate_is_confirmed_without_screening(self):
+        study = protocol(budgets=(16, 32), candidates=("a", "c"), controls=("null",))
+        assert run(study, self.records, 8).family == 4
+
+    def test_notes_name_the_candidate(self):
+        study = protocol(candidates=("a", "b"), test=BOOTSTRAP)
+        records = [r for arm in ("baseline", "a", "b") for r in answers("m/b16", arm, "01")]
+        assert [n.split(":")[0] for n in run(study, records, 2).notes] == ["a m/b16", "b m/b16"]
 
 
 def test_few_flips_are_noted_for_the_bootstrap_only():

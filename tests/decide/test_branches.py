@@ -60,7 +60,7 @@ def test_uncovered_outcome_is_an_error():
         (({"positive_cells": ">=1"}, {"positive_cells": "==0"}), 2, [], "no branch says `otherwise"),
         (({"positive_cells": ">=1"}, None, None), 2, ["'B'", "'C'"], "keep one"),
         ((None, {"positive_cells": ">=1"}), 2, ["'A'"], "not last"),
-        (({"positive_cells": ">=5"}, None), 4, ["'A'"], "never hold together with 4 cells"),
+        (({"positive_cells": ">=5"}, None), 4, ["'A'"], "never hold together among 4 comparisons"),
         (({"positive_cells": ">=3", "negative_cells": ">=2"}, None), 4, ["'A'"], "never hold together"),
         (({"positive_cells": "<0"}, None), 4, ["'A'"], "never hold together"),
         (({"positive_cells": ">=1"}, {"positive_cells": ">=2"}, None), 4, ["'B'", "'A'"], "taken by"),

@@ -117,6 +117,36 @@ def test_describe_power():
     assert "detects no difference" in describe_power(study, 5)
 
 
+def test_power_is_per_comparison():
+    """Two survivors in two cells are a family of four, whoever they will be."""
+    study = protocol(budgets=(16, 32), candidates=("a", "b", "c"), survivors=2, expected_discordance="0.2")
+    assert describe_power(study, 250).startswith("each comparison (n = 250, level 0.0125, two-sided) detects 9.6")
+    assert describe_power(protocol(candidates=("a", "b", "c"), survivors=1), 250).startswith(
+        "each comparison (n = 250, level 0.05"
+    )
+
+
+def test_branches_are_checked_against_the_family():
+    wide = [{"name": "X", "when": {"positive_cells": ">=3"}, "decision": "x"}, *BRANCHES]
+    screened = {"candidates": ("a", "b", "c"), "branches": wide, **SOUND}
+    unreachable = [f for f in lint(protocol(survivors=1, **screened), None) if f.field == "branches"]
+    assert [f.level for f in unreachable] == ["error"] and "among 2 comparisons" in unreachable[0].message
+    assert not [f for f in lint(protocol(survivors=2, **screened), None) if f.field == "branches"]
+
+
+def same_twice():
+    study = protocol(candidates=("a", "b", "c"), survivors=2)
+    other = study.candidates[1].model_copy(update={"params": {"delta": 8}})
+    return study.model_copy(update={"candidates": [study.candidates[0], other, study.candidates[2]]})
+
+
+def test_candidates():
+    assert fields(protocol(candidates=("a", "b"), **SOUND), None)[0] == ("warning", "screening")
+    assert "each of the 4 comparisons is tested at 0.0125" in messages(protocol(candidates=("a", "b"), **SOUND), None)
+    assert fields(same_twice(), None) == [("warning", "candidates")]
+    assert "a and c are the same method" in messages(same_twice(), None)
+
+
 def test_points_are_rounded_up():
     assert points(0.0951) == "9.6 points"
     assert points(0.1) == "10 points"

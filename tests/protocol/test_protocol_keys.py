@@ -8,7 +8,7 @@ import pytest
 
 from cask_eval.errors import ProtocolError
 from cask_eval.protocol import keys
-from cask_eval.protocol.model import Candidate, Protocol
+from cask_eval.protocol.model import Arm, Candidate, Protocol
 from cask_eval.protocol.template import template
 from cask_eval.protocol.yaml import parse
 
@@ -41,8 +41,40 @@ def test_configurations_with_one_name_are_refused(tune):
         keys.configs(Candidate(preset="alpha", tune=tune))
 
 
+def test_an_arm_that_is_no_candidate_has_one_configuration_without_a_name():
+    assert keys.configs(Arm(preset="alpha", params={"delta": 16})) == [("", {"delta": 16})]
+
+
+@pytest.fixture
+def several(protocol) -> Protocol:
+    document = protocol.document() | {
+        "candidates": [
+            {"name": "one", "preset": "alpha", "tune": {"lambda": ["0.5", "1.0"]}},
+            {"name": "two", "preset": "recency"},
+            {"name": "three", "preset": "alpha"},
+        ],
+        "screening": {"survivors": 2},
+    }
+    return Protocol.model_validate(document)
+
+
+def test_all_candidates_run_on_dev_and_only_survivors_on_heldout(several):
+    dev = keys.dev_keys(several, ["p"])
+    assert len(dev) == len(set(dev)) == 4 * (1 + 2 + 1 + 1)
+    assert [k[2:4] for k in dev[:5]] == [
+        ("baseline", ""), ("one", "lambda=0.5"), ("one", "lambda=1.0"), ("two", "untuned"), ("three", "untuned")
+    ]  # fmt: skip
+    assert keys.dev_runs(several) == {
+        "baseline": [""], "one": ["lambda=0.5", "lambda=1.0"], "two": ["untuned"], "three": ["untuned"]
+    }  # fmt: skip
+    heldout = keys.expected_keys(several, ["p"], ["three", "one"])
+    assert [k[2] for k in heldout[:5]] == ["baseline", "one", "three", "full", "random"]
+    assert len(heldout) == len(set(heldout)) == 4 * 5
+    assert {k[2] for k in keys.expected_keys(several, ["p"], [])} == {"baseline", "full", "random"}
+
+
 def test_expected_keys(protocol):
-    found = keys.expected_keys(protocol, ["p2", "p1"])
+    found = keys.expected_keys(protocol, ["p2", "p1"], ["candidate"])
     assert len(found) == len(set(found)) == 4 * 4 * 2
     assert found[:3] == [
         ("heldout", "chain-s/b64", "baseline", "", "p2", 0),
@@ -53,7 +85,7 @@ def test_expected_keys(protocol):
 
 def test_samples_are_keys_of_their_own(protocol):
     many = protocol.model_copy(update={"generation": protocol.generation.model_copy(update={"samples": 3})})
-    assert [k[5] for k in keys.expected_keys(many, ["p"])[:4]] == [0, 1, 2, 0]
+    assert [k[5] for k in keys.expected_keys(many, ["p"], ["candidate"])[:4]] == [0, 1, 2, 0]
 
 
 def test_dev_keys_leave_controls_out(protocol):
@@ -64,11 +96,12 @@ def test_dev_keys_leave_controls_out(protocol):
 
 
 def test_keys_root_ignores_order_but_not_content(protocol):
-    found = keys.expected_keys(protocol, ["a", "b"])
+    found = keys.expected_keys(protocol, ["a", "b"], ["candidate"])
     root = keys.keys_root(found)
     assert keys.keys_root(reversed(found)) == root
     assert keys.keys_root(found[1:]) != root
-    assert keys.keys_root(keys.expected_keys(protocol, ["a", "c"])) != root
+    assert keys.keys_root(keys.expected_keys(protocol, ["a", "c"], ["candidate"])) != root
+    assert keys.keys_root(keys.expected_keys(protocol, ["a", "b"], [])) != root
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,16 @@ BAD = {
     "bad condition": ('negative_cells: "==0"', 'negative_cells: "=0"', 0, "branches[0].when.negative_cells: is not "
                       "well formed (value '=0'); write a comparison with a count"),
     "fixed and tuned": ("tune: {lambda:", "tune: {delta:", None, "candidate: ['delta'] is both fixed"),
+    "two forms": ("tuning: {", "candidates: [{preset: alpha}]\ntuning: {", 0,
+                  "candidates: are given beside `candidate`; keep one"),
+    "no candidate": ("candidate:\n  preset: alpha\n", "xcandidate:\n  preset: alpha\n", None, "is no field"),
+    "more survivors than candidates": ("tuning: {", "screening: {survivors: 2}\ntuning: {", 0,
+                                       "screening.survivors: is 2, but there are 1 candidates"),
+    "no survivor": ("tuning: {", "screening: {survivors: 0}\ntuning: {", 0, "screening.survivors: input should be"),
+    "unknown screening rule": ("tuning: {", "screening: {survivors: 1, rule: best}\ntuning: {", 0,
+                               "screening.rule: must be 'best_dev_gain'"),
+    "number for a gain": ("tuning: {", "screening: {survivors: 1, min_gain: 0}\ntuning: {", 0,
+                          "screening.min_gain: must be text"),
     "value listed twice": ('"0.1", "0.25"', '"0.1", "0.1"', 0, "candidate.tune: the configuration 'lambda=0.1' "
                            "appears twice"),
     "branch without condition": ("name: C, otherwise: true", "name: C", 0, "branches[2]: must give either"),
@@ -101,6 +111,78 @@ def test_bad_protocols(write, case, newline):
     if offset is not None:
         line = text[: text.index(old)].count("\n") + 1 + offset
         assert found[0].startswith(f"{path}:{line}: ")
+
+
+SEVERAL = """\
+candidates:
+  - {name: one, preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
+  - {name: two, preset: recency, params: {delta: 16}}
+  - {name: three, preset: alpha}
+screening: {survivors: 2, min_gain: "-0.01"}
+"""
+
+
+def several() -> str:
+    text = template()
+    start, end = text.index("candidate:\n"), text.index("\n# Controls are run")
+    return text[:start] + SEVERAL + text[end:]
+
+
+def test_several_candidates(write):
+    protocol = load(write(several())).protocol
+    assert list(protocol.arms) == ["baseline", "one", "two", "three", "full", "random"]
+    assert list(protocol.heldout_arms(["three", "one"])) == ["baseline", "one", "three", "full", "random"]
+    assert (protocol.screening.survivors, protocol.screening.rule) == (2, "best_dev_gain")
+    assert protocol.family == 2 * 4  # survivors, not candidates
+    assert protocol.comparison("one", "m/b8") == "one m/b8"
+    everyone = load(write(several().replace('screening: {survivors: 2, min_gain: "-0.01"}\n', ""))).protocol
+    assert everyone.family == 3 * 4
+
+
+def test_one_candidate_is_a_list_of_one(write):
+    """Both spellings are one study, to the digest."""
+    text = template()
+    start, end = text.index("candidate:\n"), text.index("\n# Controls are run")
+    body = (
+        text[start:end]
+        .removeprefix("candidate:\n")
+        .replace("  preset: alpha", "  - preset: alpha\n    name: candidate")
+    )
+    listed = (
+        text[:start] + "candidates:\n" + body.replace("\n  ", "\n    ").replace("      name", "    name") + text[end:]
+    )
+    one, other = load(write(text)), load(write(listed))
+    assert one.protocol == other.protocol and one.digest == other.digest
+    assert one.protocol.candidate is None and [c.name for c in one.protocol.candidates] == ["candidate"]
+    document = one.protocol.document()
+    assert "candidate" not in document and Protocol.model_validate(document) == one.protocol
+    assert one.protocol.family == 4 and one.protocol.comparison("candidate", "m/b8") == "m/b8"
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        ("name: two", "name: one", "candidates: one appears more than once"),
+        ("name: two", "name: baseline", "candidates: baseline appears more than once"),
+        ("name: two", "name: random", "controls: random appears more than once"),
+        ("name: two", "name: Two", "candidates[1].name: is not well formed"),
+        ('"0.5", "1.0"', '"0.5", "0.5"', "candidates[0].tune: the configuration 'lambda=0.5' appears twice"),
+        ("preset: alpha, tune", "params: {lambda: 1}, preset: alpha, tune", "one: ['lambda'] is both fixed"),
+        ("survivors: 2", "survivors: 4", "screening.survivors: is 4, but there are 3 candidates"),
+    ],
+)
+def test_bad_lists_of_candidates(write, old, new, expected):
+    assert several().count(old) == 1
+    with pytest.raises(ProtocolError) as caught:
+        load(write(several().replace(old, new)))
+    assert any(expected in p for p in caught.value.problems), caught.value.problems
+
+
+def test_a_study_needs_a_candidate(write):
+    text = several()
+    start, end = text.index("candidates:"), text.index("screening:")
+    with pytest.raises(ProtocolError, match="candidate is missing; add it"):
+        load(write(text[:start] + text[end:]))
 
 
 def test_all_faults_are_reported_in_file_order(write):
@@ -143,6 +225,7 @@ def test_schema_is_strict_everywhere():
     assert found["$schema"] == DIALECT
     assert set(found["properties"]) == set(Protocol.model_fields)
     assert {"study", "branches"} <= set(found["required"])
+    assert found["oneOf"] == [{"required": ["candidate"]}, {"required": ["candidates"]}]
     for section in (found, *found["$defs"].values()):
         assert section["additionalProperties"] is False
     assert schema_text().endswith("}\n") and "\r" not in schema_text()
