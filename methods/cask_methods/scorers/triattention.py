@@ -11,6 +11,7 @@ from torch import Tensor
 from cask_eval.engine.contract import Entries, Host
 from cask_eval.errors import MethodError
 from cask_methods.calibration import Statistics, load
+from cask_methods.standardise import standardise
 
 OFFSETS = tuple(2**j for j in range(17))
 """The distances δ ahead of the newest token over which an entry's worth is averaged."""
@@ -32,9 +33,14 @@ class TriAttentionScorer:
     which the rest is computed.
 
     mode: ``per_layer_head`` decides per layer and KV head; ``per_head`` averages the scores over layers, so that KV
-        head g keeps the same positions in every layer.
+        head g keeps the same positions in every layer; ``global`` takes their maximum over layers and KV heads, so
+        that all keep the same positions. The published union ("every query head proposes its K best, the union is
+        ranked by the maximum over heads") is that same stable top-k: whatever precedes an entry in the head where
+        the entry attains its maximum also precedes it in the ranking by maxima, so that an entry among the K best
+        by maximum has fewer than K entries before it in that head, which therefore proposes it.
     normalise: z-score per query head over the candidates (population deviation, at least 1e-6).
     aggregation: ``mean`` or ``max`` over the offsets. group: ``max`` or ``mean`` over a KV head's query heads.
+    disable_trig: drops the sum of cosines. disable_mlr: puts m_f for m_f − |c_f|. The published ablation switches.
     statistics: None until `bind`.
 
     Deviations from the published code: no U(0, 1)·1e-6 noise is added, ties go to the lower position; every sequence
@@ -48,6 +54,8 @@ class TriAttentionScorer:
     normalise: bool = True
     aggregation: str = "mean"
     group: str = "max"
+    disable_trig: bool = False
+    disable_mlr: bool = False
     statistics: Statistics | None = None
 
     def bind(self, host: Host) -> TriAttentionScorer:
@@ -62,24 +70,33 @@ class TriAttentionScorer:
         return replace(self, statistics=statistics)
 
     def score(self, entries: Entries, candidates: Tensor) -> Tensor:
-        """Scores [L, R, H, n], or [1, R, H, n] in mode ``per_head``; 0 where `candidates` is False. What stands in
-        empty or protected entries has no influence. Raises MethodError before `bind`."""
+        """Scores [L, R, H, n], [1, R, H, n] in mode ``per_head``, or [1, R, 1, n] in mode ``global``; 0 where
+        `candidates` is False. What stands in empty or protected entries has no influence. Raises MethodError before
+        `bind`."""
+        scores = self.heads(entries, candidates)
+        scores = scores.amax(-2) if self.group == "max" else scores.mean(-2)
+        if self.mode == "per_head":
+            return scores.mean(0, keepdim=True).masked_fill(~candidates.all(0, keepdim=True), 0)
+        if self.mode == "global":
+            shared = candidates.all(0, keepdim=True).all(2, keepdim=True)
+            return scores.amax((0, 2), keepdim=True).masked_fill(~shared, 0)
+        return scores
+
+    def heads(self, entries: Entries, candidates: Tensor) -> Tensor:
+        """Scores of every query head, [L, R, H, G, n], z-scores when `normalise`, before any reduction; 0 where
+        `candidates` [L, R, H, n] is False. Raises MethodError before `bind`."""
         if self.statistics is None:
             raise MethodError("TriAttention scores need calibration statistics; bind the method to a model first")
         statistics = self.statistics.to(entries.keys.device)
-        layers, rows, heads, n, _ = entries.keys.shape
-        turns = self._turns(entries)
+        layers, rows, _, n, _ = entries.keys.shape
+        turns = () if self.disable_trig else self._turns(entries)
         per_layer = max(1, rows * entries.geometry.query_heads * n + entries.keys[0].numel())
         step = max(1, _CHUNK_ELEMENTS // per_layer)
         parts = [
             self._layers(statistics, entries, candidates, turns, slice(i, min(i + step, layers)))
             for i in range(0, layers, step)
         ]
-        scores = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if self.mode == "per_head":
-            shared = candidates.all(0, keepdim=True)
-            scores = scores.mean(0, keepdim=True).masked_fill(~shared, 0)
-        return scores
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _turns(self, entries: Entries) -> Tensor:
         """e^{iω(T + δ)} as complex128 [A, R, F]: A = 1 with the mean over the offsets taken, else one per offset."""
@@ -93,7 +110,7 @@ class TriAttentionScorer:
         return torch.complex(now.cos(), now.sin()) * ahead
 
     def _layers(
-        self, statistics: Statistics, entries: Entries, candidates: Tensor, turns: Tensor, layers: slice
+        self, statistics: Statistics, entries: Entries, candidates: Tensor, turns: Tensor | tuple, layers: slice
     ) -> Tensor:
         dtype, scaling = statistics.m.dtype, entries.geometry.scaling
         keys = entries.keys[layers].to(dtype)
@@ -101,7 +118,7 @@ class TriAttentionScorer:
         grouped = (count, rows, heads, entries.geometry.groups)
 
         centre = torch.complex(statistics.c_re[layers].double(), statistics.c_im[layers].double())
-        spread = (statistics.m[layers].double() - centre.abs()) * scaling
+        spread = statistics.m[layers].double() - (0 if self.disable_mlr else centre.abs())
         columns = keys.transpose(-1, -2)
         sharp = None
         for turn in turns:
@@ -111,20 +128,11 @@ class TriAttentionScorer:
             at_offset = weight @ columns
             sharp = at_offset if sharp is None else torch.maximum(sharp, at_offset)
         size = (keys[..., : dim // 2].square() + keys[..., dim // 2 :].square()).sqrt()
-        spread = spread.to(dtype).view(count, 1, heads, -1, dim // 2)
-        scores = sharp + spread @ size.transpose(-1, -2)  # [count, R, H, G, n]
+        spread = (spread * scaling).to(dtype).view(count, 1, heads, -1, dim // 2)
+        scores = spread @ size.transpose(-1, -2)  # [count, R, H, G, n]
+        if sharp is not None:
+            scores = sharp + scores
 
         competing = candidates[layers].unsqueeze(-2)
         scores = scores.masked_fill(~competing, 0)
-        if self.normalise:
-            scores = _standardise(scores, competing)
-        scores = scores.amax(-2) if self.group == "max" else scores.mean(-2)
-        return scores.masked_fill(~candidates[layers], 0)
-
-
-def _standardise(scores: Tensor, mask: Tensor) -> Tensor:
-    """z-scores along the last axis over `mask`. Moments are summed in fp64, so that padding does not move them."""
-    count = mask.sum(-1, keepdim=True).clamp_min(1)
-    deviation = (scores - scores.sum(-1, keepdim=True, dtype=torch.float64) / count).masked_fill(~mask, 0)
-    sigma = (deviation.square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-6)
-    return (deviation / sigma).to(scores.dtype)
+        return standardise(scores, competing) if self.normalise else scores
