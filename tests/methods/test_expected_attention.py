@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from method_cases import entries, geometry, single
 
 from cask_eval.engine.contract import Needs
+from cask_eval.errors import MethodError
 
 
 def case(geo, window=6, **kw):
@@ -143,6 +144,16 @@ def test_padding_and_protected_entries_have_no_influence():
         n = alone.positions.shape[-1]
         got = scorer.score(alone, candidates[:, r : r + 1, :, :n])
         assert torch.allclose(batch[:, r : r + 1, :, :n], got, atol=1e-6)
+
+
+def test_only_the_newest_of_the_remembered_queries_count():
+    e = case(geometry(), window=9)
+    fewer = dataclasses.replace(e, queries=e.queries[..., 3:, :], query_positions=e.query_positions[:, 3:])
+    scorer = ExpectedAttentionScorer(6, 32)
+    assert torch.equal(scorer.score(e, e.resident), scorer.score(fewer, e.resident))
+    for short in (fewer, dataclasses.replace(e, queries=None, query_positions=None)):
+        with pytest.raises(MethodError, match="newest 7 queries"):
+            ExpectedAttentionScorer(7).score(short, e.resident)
 
 
 def test_layers_in_chunks_give_the_same_scores(monkeypatch):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cask_eval.engine.contract import Entries, Needs
+from cask_eval.errors import MethodError
 from cask_methods.rotary import phases, turn
 
 _CHUNK_ELEMENTS = 1 << 27
@@ -29,7 +30,7 @@ class ExpectedAttentionScorer:
     rotations and their scaling merge. Σ' is never built: k'Σ'k is the mean square of k's products with the turned
     queries, less their mean.
 
-    window: how many queries are remembered; sequences that have fewer use what they have.
+    window: how many of the newest queries count; sequences that have fewer use what they have.
 
     Deviations from the published code: it starts the horizon at the length of its own buffer while decoding, and
     drops the buffer's first four states as if they were the sequence's.
@@ -46,10 +47,18 @@ class ExpectedAttentionScorer:
         return Needs(queries=self.window)
 
     def score(self, entries: Entries, candidates: Tensor) -> Tensor:
-        """Scores [L, R, H, n], at least 0; 0 where `candidates` is False."""
-        layers, rows, _, n, _ = entries.keys.shape
-        queries = entries.queries.shape[2] * entries.queries.shape[3]
-        step = max(1, _CHUNK_ELEMENTS // max(1, rows * queries * (n + entries.geometry.head_dim)))
+        """Scores [L, R, H, n], at least 0; 0 where `candidates` is False. Raises MethodError when fewer queries are
+        remembered than the window holds."""
+        if entries.queries is None or entries.queries.shape[3] < self.window:
+            raise MethodError(f"expected attention needs the newest {self.window} queries remembered (Needs.queries)")
+        # Another part of the method may have asked for more.
+        entries = replace(
+            entries,
+            queries=entries.queries[..., -self.window :, :],
+            query_positions=entries.query_positions[:, -self.window :],
+        )
+        layers, rows, _, n, dim = entries.keys.shape
+        step = max(1, _CHUNK_ELEMENTS // max(1, rows * entries.geometry.query_heads * self.window * (n + dim)))
         ahead = self._ahead(entries)
         parts = [
             self._layers(entries, candidates, ahead, slice(i, min(i + step, layers))) for i in range(0, layers, step)
