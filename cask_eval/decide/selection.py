@@ -81,15 +81,20 @@ def freeze(
     }
     return Select(
         rule=rule(protocol),
-        scores={
-            cell: {arm: {name: text(score) for name, score in row.items()} for arm, row in rows.items()}
-            for cell, rows in found.scores.items()
-        },
+        scores=stated(found.scores),
         chosen=found.chosen,
         gains={name: text(gain) for name, gain in found.gains.items()},
         survivors=found.survivors,
         arms=arms,
     )
+
+
+def stated(scores: Scores) -> dict[str, dict[str, dict[str, str]]]:
+    """Scores as `Select.scores` writes them."""
+    return {
+        cell: {arm: {name: text(score) for name, score in row.items()} for arm, row in rows.items()}
+        for cell, rows in scores.items()
+    }
 
 
 def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collection[str]) -> Scores:

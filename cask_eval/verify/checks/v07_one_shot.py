@@ -16,14 +16,14 @@ def v07(e: Evidence) -> Iterator[str]:
     whose sessions follow one another; every record belongs to it."""
     assert e.protocol
     yield from faults(e, "consume", "records", "close")
-    if not (e.consume and e.heldout_manifest and e.heldout):
-        parts = ("consume", "heldout_manifest", "heldout")
+    if not (e.consume and e.select and e.heldout_manifest and e.heldout):
+        parts = ("consume", "select", "heldout_manifest", "heldout")
         yield Skip(next(e.why(name) for name in parts if getattr(e, name) is None))
         return
     for event in e.of_kind("consume")[1:]:
         yield f"line {event.seq + 1} consumes the held-out split again, at {event.time}"
 
-    keys = expected_keys(e.protocol, [item.id for item in e.heldout_manifest.items])
+    keys = expected_keys(e.protocol, [item.id for item in e.heldout_manifest.items], e.select.survivors)
     if e.consume.expected != len(keys) or e.consume.keys != keys_root(keys):
         yield f"consume commits to {e.consume.expected} trials that are not the {len(keys)} registered ones"
 

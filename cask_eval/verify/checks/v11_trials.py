@@ -8,13 +8,17 @@ from cask_eval.records.model import Record
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
+_NEEDS = ("protocol", "select", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
 
-@check("V11", "every trial exactly once", "protocol", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
+
+@check("V11", "every trial exactly once", *_NEEDS)
 def v11(e: Evidence) -> Iterator[str]:
-    """The trials that protocol and manifests ask for are there, each once, and no others; on both splits."""
-    assert e.protocol and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
+    """The trials that protocol and manifests ask for are there, each once, and no others: on the dev split of every
+    candidate, on the held-out split of those that survived."""
+    assert e.protocol and e.select and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
     yield from _grid("dev", dev_keys(e.protocol, [i.id for i in e.dev_manifest.items]), e.dev.records)
-    yield from _grid("held-out", expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items]), e.heldout.records)
+    asked = expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items], e.select.survivors)
+    yield from _grid("held-out", asked, e.heldout.records)
 
 
 def _grid(name: str, keys: Iterable[Key], records: Iterable[Record]) -> Iterator[str]:

@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cask_eval.decide.budgets import text
-from cask_eval.decide.selection import arm_of, choose, rule, scores
+from cask_eval.decide.selection import Choice, arm_of, rule, select, stated
 from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice
-from cask_eval.protocol.keys import configs
-from cask_eval.residency import PROMPTS, TRIGGERS
+from cask_eval.protocol.keys import dev_runs
+from cask_eval.schedule import PROMPTS, TRIGGERS
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.order import faults
@@ -15,10 +15,10 @@ from cask_eval.verify.order import faults
 _NEEDS = ("dev_run", "dev", "dev_manifest")
 
 
-@check("V17", "configuration chosen by the rule", "protocol", "select")
+@check("V17", "candidates and configurations chosen by the rules", "protocol", "select")
 def v17(e: Evidence) -> Iterator[str]:
-    """Scores and choice follow from the dev records; every arm has the registered preset and parameters, and what was
-    confirmed is what was tuned."""
+    """Scores, choices, gains and survivors follow from the dev records; every arm has the registered preset and
+    parameters, and what was confirmed is what was tuned."""
     assert e.protocol and e.select
     yield from faults(e, "dev_run", "select")
     if not (e.dev_run and e.dev and e.dev_manifest):
@@ -27,17 +27,32 @@ def v17(e: Evidence) -> Iterator[str]:
     if e.select.rule != rule(e.protocol):
         yield f"the selection followed {e.select.rule!r}, registered is {rule(e.protocol)!r}"
 
-    found = scores(e.protocol, e.dev.records, [item.id for item in e.dev_manifest.items])
-    stated = {cell: {name: text(score) for name, score in row.items()} for cell, row in found.items()}
-    if e.select.scores != stated:
+    found = select(e.protocol, e.dev.records, [item.id for item in e.dev_manifest.items])
+    if e.select.scores != stated(found.scores):
         yield "the dev scores are not those of the dev records"
-    chosen = choose(e.protocol, found)
-    for cell, config in chosen.items():
-        if e.select.chosen.get(cell) != config:
-            yield f"{cell}: {e.select.chosen.get(cell)!r} was chosen, the rule gives {config!r}"
-    if extra := e.select.chosen.keys() - chosen.keys():
-        yield f"a configuration was chosen for unregistered cells: {', '.join(sorted(extra))}"
+    for cell, row in found.chosen.items():
+        for name, config in row.items():
+            chosen = e.select.chosen.get(cell, {}).get(name)
+            if chosen != config:
+                yield f"{e.protocol.comparison(name, cell)}: {chosen!r} was chosen, the rule gives {config!r}"
+    if _shape(e.select.chosen) - _shape(found.chosen):
+        yield "a configuration was chosen for an unregistered cell or candidate"
+    for name, gain in found.gains.items():
+        if e.select.gains.get(name) != text(gain):
+            yield f"{name}: the gain is given as {e.select.gains.get(name)}, the dev records give {text(gain)}"
+    if extra := e.select.gains.keys() - found.gains.keys():
+        yield f"gains are given for unregistered candidates: {', '.join(sorted(extra))}"
+    if e.select.survivors != found.survivors:
+        yield f"{_names(e.select.survivors)} survived the screening, the rule gives {_names(found.survivors)}"
     yield from _arms(e)
+
+
+def _shape(chosen: Choice) -> set[tuple[str, str]]:
+    return {(cell, name) for cell, row in chosen.items() for name in row} | {(cell, "") for cell in chosen}
+
+
+def _names(given: list[str]) -> str:
+    return ", ".join(given) or "nobody"
 
 
 def _arms(e: Evidence) -> Iterator[str]:
@@ -45,30 +60,36 @@ def _arms(e: Evidence) -> Iterator[str]:
     cells = [cell.name for cell in e.protocol.cells]
     if sorted(e.select.arms) != sorted(cells) or sorted(e.dev_run.matched) != sorted(cells):
         yield "the frozen arms are not those of the registered cells"
-    runs = {"": ("baseline", "")}
-    runs |= {name: ("candidate", name) for name, _ in configs(e.protocol.candidate)}
+    runs = {(arm, config) for arm, names in dev_runs(e.protocol).items() for config in names}
+    held = e.protocol.heldout_arms(e.select.survivors)
+    controls = {c.name for c in e.protocol.controls}
     for cell in cells:
-        tuned, frozen = e.dev_run.matched.get(cell, {}), e.select.arms.get(cell, {})
-        if tuned.keys() != runs.keys():
-            yield f"{cell}: the dev run lists {sorted(tuned)}, registered are {sorted(runs)}"
-        if frozen.keys() != e.protocol.arms.keys():
-            yield f"{cell}: frozen are {sorted(frozen)}, registered are {sorted(e.protocol.arms)}"
-        for name, choice in tuned.items():
-            if name in runs and (choice.preset, choice.params) != arm_of(e.protocol, *runs[name]):
-                yield f"{cell}: the dev run of {name or 'the baseline'} had another preset or other parameters"
-        for name, choice in (*tuned.items(), *frozen.items()):
+        rows, frozen = e.dev_run.matched.get(cell, {}), e.select.arms.get(cell, {})
+        tuned = {(arm, config): choice for arm, row in rows.items() for config, choice in row.items()}
+        if tuned.keys() != runs:
+            listed = (", ".join(_run(*run) for run in sorted(given)) for given in (tuned, runs))
+            yield "{}: the dev run lists {}; registered are {}".format(cell, *listed)
+        if frozen.keys() != held.keys():
+            yield f"{cell}: frozen are {_names(sorted(frozen))}; to be confirmed were {_names(sorted(held))}"
+        for run, choice in tuned.items():
+            if run in runs and (choice.preset, choice.params) != arm_of(e.protocol, *run):
+                yield f"{cell}: the dev run of {_run(*run)} had another preset or other parameters"
+        named = {_run(*run): choice for run, choice in tuned.items()}
+        for name, choice in (*named.items(), *frozen.items()):
             for field, value in _rescheduled(choice):
-                yield (f"{cell}/{name or 'baseline'}: the frozen schedule has {field} "
+                yield (f"{cell}/{name}: the frozen schedule has {field} "
                        f"{getattr(choice.schedule, field)!r}, the arm's parameters say {value!r}")  # fmt: skip
-        config = e.select.chosen.get(cell, "")
+        chosen = e.select.chosen.get(cell, {})
         for arm, choice in frozen.items():
-            if arm not in e.protocol.arms:
-                continue
-            if arm in ("baseline", "candidate"):
-                if choice != tuned.get("" if arm == "baseline" else config):
-                    yield f"{cell}/{arm}: what was frozen is not what ran on the dev split"
-            elif (choice.preset, choice.params) != arm_of(e.protocol, arm, ""):
-                yield f"{cell}/{arm}: another preset or other parameters than registered"
+            if arm in controls:
+                if (choice.preset, choice.params) != arm_of(e.protocol, arm, ""):
+                    yield f"{cell}/{arm}: another preset or other parameters than registered"
+            elif arm in held and choice != tuned.get((arm, chosen.get(arm, ""))):
+                yield f"{cell}/{arm}: what was frozen is not what ran on the dev split"
+
+
+def _run(arm: str, config: str) -> str:
+    return f"{arm} {config}" if config else arm
 
 
 def _rescheduled(choice: ArmChoice) -> Iterator[tuple[str, Param]]:

@@ -6,15 +6,26 @@ from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
 
-@check("V18", "no cell hidden", "protocol", "select", "document")
+@check("V18", "no comparison hidden", "protocol", "select", "document")
 def v18(e: Evidence) -> Iterator[str]:
-    """The family is the registered cells, and the analysis shows every one of them."""
+    """The family is the registered one, and the analysis shows every comparison of the survivors, every arm that ran,
+    and every candidate that was screened."""
     assert e.protocol and e.select and e.document
-    cells = [cell.name for cell in e.protocol.cells]
-    if e.document.family != len(cells):
-        yield f"the analysis corrects for {e.document.family} cells, registered are {len(cells)}"
-    if (shown := [cell.cell for cell in e.document.cells]) != cells:
-        yield f"the analysis shows {', '.join(shown) or 'no cell'}; registered are {', '.join(cells)}"
-    for cell in e.document.cells:
-        if lacking := set(e.protocol.arms) - set(cell.arms):
-            yield f"{cell.cell} shows no {', '.join(sorted(lacking))}"
+    if e.document.family != e.protocol.family:
+        yield f"the analysis corrects for {e.document.family} comparisons, registered are {e.protocol.family}"
+    listed = [c.name for c in e.protocol.candidates]
+    confirmed = [name for name in listed if name in e.select.survivors]
+    due = [(name, cell.name) for name in confirmed for cell in e.protocol.cells]
+    if (shown := [(c.candidate, c.cell) for c in e.document.cells]) != due:
+        yield f"the analysis shows {_names(e, shown)}; due are {_names(e, due)}"
+    if (shown := [(s.candidate, s.survived) for s in e.document.screening]) != [(n, n in confirmed) for n in listed]:
+        yield "the analysis lists other candidates or other survivors than the selection"
+    arms = e.protocol.heldout_arms(e.select.survivors)
+    for cell in e.protocol.cells:
+        if (shown := sorted(e.document.arms.get(cell.name, {}))) != sorted(arms):
+            yield f"{cell.name} shows {', '.join(shown) or 'no arm'}; due are {', '.join(sorted(arms))}"
+
+
+def _names(e: Evidence, comparisons: list[tuple[str, str]]) -> str:
+    assert e.protocol
+    return ", ".join(e.protocol.comparison(*c) for c in comparisons) or "none"

@@ -16,4 +16,5 @@ def v20(e: Evidence) -> Iterator[str]:
             yield f"{field} is {getattr(e.document, field)}, registered was {getattr(test, field)}"
     for cell in e.document.cells:
         if cell.p_registered != cell.p.get(test.procedure):
-            yield f"{cell.cell}: the p that decides is not that of {test.procedure}"
+            name = e.protocol.comparison(cell.candidate, cell.cell)
+            yield f"{name}: the p that decides is not that of {test.procedure}"
