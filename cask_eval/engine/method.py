@@ -61,6 +61,7 @@ class Method:
 
     summary: one line. paper: link. deviations: where and why it departs from the published code. reference: the
     preset that the null setting reproduces, if any. mechanism: its number in methods.md §3, if it has one.
+    exchangeable: whether another numbering of the KV heads would only renumber the decisions.
     """
 
     summary: ClassVar[str] = ""
@@ -68,6 +69,7 @@ class Method:
     deviations: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str | None] = None
     mechanism: ClassVar[str] = ""
+    exchangeable: ClassVar[bool] = True
 
     @classmethod
     def make(cls, preset: str, params: dict[str, Any]) -> Method:

@@ -20,6 +20,7 @@ class RandomPP(Evicting):
 
     summary: ClassVar[str] = "Uniformly random eviction under a pinned prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2609.03430"
+    exchangeable: ClassVar[bool] = False  # the draw is keyed by the head's number
     deviations: ClassVar[tuple[str, ...]] = (
         "built from the abstract's description; the paper's own code was not at hand",
     )

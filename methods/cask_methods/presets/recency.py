@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cask_eval.engine.contract import Representation
 from cask_eval.engine.method import param
 from cask_methods.presets.evicting import PROTECTING, Scheduled
+from cask_methods.representations.evict import Evict
+from cask_methods.representations.reindex import Reindex
 from cask_methods.scorers.recency import RecencyScorer
 
 
@@ -14,14 +17,14 @@ from cask_methods.scorers.recency import RecencyScorer
 class Recency(Scheduled):
     """Keeps the first `sink` positions and the newest b − sink (https://arxiv.org/abs/2309.17453).
 
-    With prompt ``pinned`` it keeps the prompt and the newest generated entries, the control that other papers call
-    recency under a pinned prompt.
+    `RecencyPP` is the same under a pinned prompt.
     """
 
     summary: ClassVar[str] = "StreamingLLM: sinks and the newest entries"
     paper: ClassVar[str] = "https://arxiv.org/abs/2309.17453"
     deviations: ClassVar[tuple[str, ...]] = (
-        "keys stay rotated at their logical positions; the original re-rotates keys to their slots in the cache",
+        "with reindex false, keys stay rotated at their logical positions; the original re-rotates keys to their slots "
+        "in the cache (set reindex to true)",
         "fires by the slack trigger every delta steps, as the other presets do; the original evicts at every step "
         "(set trigger to every_step)",
     )
@@ -35,5 +38,14 @@ class Recency(Scheduled):
     )
     sink: int = param(4, "First positions that every event keeps.", source="the paper's four attention sinks", low=0)
 
+    reindex: bool = param(
+        False,
+        "Whether what is kept moves up to consecutive rotary positions, and the next token with it.",
+        source="true in the paper; false leaves logical positions, as all other methods here do",
+    )
+
     def scorer(self) -> RecencyScorer:
         return RecencyScorer()
+
+    def representation(self) -> Representation:
+        return Reindex() if self.reindex else Evict()
