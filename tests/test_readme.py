@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cask_eval.cli import COMMANDS, cli
 from cask_eval.engine import registry
-from cask_eval.engine.contract import Entries, Geometry
+from cask_eval.engine.contract import Entries, Geometry, Host
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -42,6 +42,6 @@ def test_the_method_of_the_readme_works_from_its_own_package(tmp_path, monkeypat
     values = torch.randn(2, 1, 2, 10, 8, generator=torch.Generator().manual_seed(1))
     one = torch.zeros(1, dtype=torch.int64)
     entries = Entries(values, values, torch.arange(10).expand(2, 1, 2, 10), one + 3, one + 10, one, one, shape)
-    keep = method.bind(shape, None).keep(entries, torch.tensor([4]))
+    keep = method.bind(Host(shape)).compress(entries, torch.tensor([4])).keep
     want = values.norm(dim=-1).topk(4).indices.sort().values
     assert torch.equal(keep.nonzero()[:, -1].view(2, 1, 2, 4), want)
