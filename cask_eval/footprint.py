@@ -48,6 +48,14 @@ class Footprint:
     shared_bytes: int = 0
     fixed_bytes: int = 0
 
+    def __post_init__(self):
+        p = self.packing
+        if p and (self.head_dim % p.group or self.head_dim * p.bits % 8):
+            raise ValueError(
+                f"vectors of {self.head_dim} numbers cannot be packed at {p.bits} bits in groups of {p.group}; the "
+                "group must divide them, and they must fill whole bytes"
+            )
+
     @property
     def entry_bytes(self) -> int:
         """Bytes of one full-precision entry, (d_k + d_v)·w."""
@@ -58,16 +66,45 @@ class Footprint:
         newest appended in this step."""
         if self.packing is None:
             return self.heads * resident * self.entry_bytes
-        p, settled = self.packing, max(0, resident - 1)
-        keys, values = p.packed_keys(settled), p.packed_values(settled)
-        full = (2 * resident - keys - values) * self.head_dim * self.itemsize
-        codes = (keys + values) * self.head_dim * p.bits // 8
-        scales = (keys // p.group * self.head_dim + values * (self.head_dim // p.group)) * 2 * self.itemsize
+        settled = max(0, resident - 1)
+        return self._bytes(resident, self.packing.packed_keys(settled), self.packing.packed_values(settled))
+
+    def payload_through(self, resident: int) -> int:
+        """`payload` summed over reads of 1 … resident entries, in closed form."""
+        if self.packing is None:
+            return self.heads * self.entry_bytes * triangle(resident)
+        residual = self.packing.residual
+        blocks, rest = divmod(resident, residual)
+        # Settled entries run over 0 … resident − 1; keys leave settled mod residual of them unpacked.
+        keys = triangle(resident - 1) - blocks * triangle(residual - 1) - triangle(rest - 1)
+        values = triangle(max(0, resident - 1 - residual))
+        return self._bytes(triangle(resident), keys, values)
+
+    def _bytes(self, resident: int, keys: int, values: int) -> int:
+        p, w = self.packing, self.itemsize
+        full = (2 * resident - keys - values) * self.head_dim * w
+        codes = (keys + values) * (self.head_dim * p.bits // 8)
+        # Keys are packed in whole blocks, so `keys` is a multiple of the group.
+        scales = (keys // p.group * self.head_dim + values * (self.head_dim // p.group)) * 2 * w
         return self.heads * (full + codes + scales)
+
+    def crest(self, resident: int) -> int:
+        """The largest count ≤ `resident` just before keys are packed, where `total` has a local maximum; 0 without
+        packing."""
+        return resident - resident % self.packing.residual if self.packing else 0
 
     def auxiliary(self, resident: int) -> int:
         """Bytes of everything else that must outlive the step: traits and remembered queries."""
-        return resident * (self.heads * self.trait_bytes + self.shared_bytes) + self.fixed_bytes
+        return self.auxiliary_over(resident, 1)
+
+    def auxiliary_over(self, resident: int, steps: int) -> int:
+        """`auxiliary` summed over steps that read `resident` entries per head altogether."""
+        return resident * (self.heads * self.trait_bytes + self.shared_bytes) + steps * self.fixed_bytes
 
     def total(self, resident: int) -> int:
         return self.payload(resident) + self.auxiliary(resident)
+
+
+def triangle(n: int) -> int:
+    """1 + 2 + … + n; 0 for n = −1 too."""
+    return n * (n + 1) // 2

@@ -10,13 +10,13 @@ No torch and no pydantic here: the engine, the solver and the verifier share thi
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
-from cask_eval.footprint import Footprint
+from cask_eval.footprint import Footprint, triangle
 from cask_eval.schedule import Book, Event, Schedule
 
 
@@ -67,35 +67,50 @@ class Residency:
 
     def spans(self) -> list[tuple[int, int]]:
         """(entries before, steps) of each stretch of growth between events. Raises ValueError when the events
-        contradict a growth of one entry per head and step."""
-        out, step, resident = [], 0, self.prompt_tokens * self.heads
-        for t, before, after in [*self.events, (self.steps, None, None)]:
-            if t < step or t > self.steps:
+        contradict a growth of one entry per head and step, or do not shrink the cache."""
+        out, step, resident, last = [], 0, self.prompt_tokens * self.heads, -1
+        for t, before, after in self.events:
+            if not last < t <= self.steps:
                 raise ValueError(f"event at step {t} is out of order or beyond the last step {self.steps}")
             out.append((resident, t - step))
-            resident, step = resident + (t - step) * self.heads, t
-            if before is None:
-                break
+            resident += (t - step) * self.heads
             if before != resident:
                 raise ValueError(f"event at step {t} starts from {before} entries, but {resident} were resident")
-            if not 0 <= after <= before or after % self.heads:
+            if not 0 < after < before or after % self.heads:
                 raise ValueError(f"event at step {t} leaves {after} of {before} entries")
-            resident = after
-        return out
+            resident, step, last = after, t, t
+        return [*out, (resident, self.steps - step)]
 
     def settle(self, footprint: Footprint) -> Residency:
-        """Fill in the sums and peaks that follow from prompt, steps and events. Raises ValueError as `spans`."""
+        """Fill in the sums and peaks that follow from prompt, steps and events. Raises ValueError as `spans`, and when
+        the footprint is of another model."""
+        if (self.heads, self.entry_bytes) != (footprint.heads, footprint.entry_bytes):
+            raise ValueError(
+                f"{self.heads} heads with entries of {self.entry_bytes} bytes are accounted for, but the model has "
+                f"{footprint.heads} with {footprint.entry_bytes}"
+            )
         entries = payload = peak = most = 0
         for start, steps in self.spans():
+            if not steps:
+                continue
             first, last = start // self.heads, start // self.heads + steps
-            entries += self.heads * (_triangle(last) - _triangle(first))
-            payload += _payload(footprint, last) - _payload(footprint, first)
-            if steps:
-                peak, most = max(peak, last * self.heads), max(most, footprint.total(last))
-        self.entries, self.payload_bytes, self.peak_entries, self.peak_bytes = entries, payload, peak, most
-        per_entry = footprint.heads * footprint.trait_bytes + footprint.shared_bytes
-        self.aux_bytes = entries // self.heads * per_entry + self.steps * footprint.fixed_bytes
+            entries += triangle(last) - triangle(first)
+            payload += footprint.payload_through(last) - footprint.payload_through(first)
+            peak, most = max(peak, last), max(most, footprint.total(last))
+            if (crest := footprint.crest(last)) > first:
+                most = max(most, footprint.total(crest))
+        self.entries, self.peak_entries = entries * self.heads, peak * self.heads
+        self.payload_bytes, self.aux_bytes = payload, footprint.auxiliary_over(entries, self.steps)
+        self.peak_bytes = most
         return self
+
+    def again(self, footprint: Footprint) -> Residency:
+        """The account that prompt, steps and events give, whatever this one states; an honest one equals it. Raises
+        ValueError as `settle`."""
+        if self.chains:
+            return join([chain.again(footprint) for chain in self.chains], footprint)
+        bare = Residency(self.layers, self.kv_heads, self.entry_bytes, self.prompt_tokens, self.steps, self.events)
+        return bare.settle(footprint)
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
@@ -145,52 +160,61 @@ def happenings(
     return out
 
 
+def expected(
+    schedule: Schedule, footprint: Footprint, prompt_tokens: int, outputs: Sequence[Sequence[int]], layers: int
+) -> Residency:
+    """The account of a trial whose chains put out these token ids; most methods have one chain. Raises ValueError when
+    the schedule has another number of chains."""
+    parts = schedule.split()
+    accounts = [
+        walk(part, footprint, prompt_tokens, max(0, len(ids) - 1), layers, ids)
+        for part, ids in zip(parts, outputs, strict=True)
+    ]
+    return accounts[0] if len(accounts) == 1 else join(accounts, footprint)
+
+
 def join(accounts: Sequence[Residency], footprint: Footprint) -> Residency:
     """The account of chains that run side by side: sums over the chains alive at each step; a finished chain holds
     nothing, and the trial is as long as its longest chain (methods.md §4, M5)."""
-    first, steps = accounts[0], max(a.steps for a in accounts)
-    # The sum over live chains is largest just before some chain has an event or ends.
-    marks = sorted({t for a in accounts for t in (*(e[0] for e in a.events), a.steps) if t > 0})
-    held = [[n for a in accounts if (n := _resident(a, t))] for t in marks]
+    first, lines = accounts[0], [_Line(a) for a in accounts]
+    cuts = sorted({t for line in lines for t in line.cuts if t > 0})
+    most = peak = 0
+    for before, cut in zip([0, *cuts], cuts, strict=False):
+        held = [n for line in lines if (n := line.read(cut))]
+        peak = max(peak, sum(held) * first.heads)
+        # Between cuts every chain grows, so the sum is largest at the end, or just before some chain packs its keys.
+        crests = {cut - (n - footprint.crest(n)) for n in held}
+        for t in {cut, *(t for t in crests if t > before)}:
+            most = max(most, sum(footprint.total(n) for line in lines if (n := line.read(t))))
     return Residency(
         first.layers,
         first.kv_heads,
         first.entry_bytes,
         first.prompt_tokens,
-        steps,
+        max(a.steps for a in accounts),
         entries=sum(a.entries for a in accounts),
         payload_bytes=sum(a.payload_bytes for a in accounts),
         aux_bytes=sum(a.aux_bytes for a in accounts),
-        peak_entries=max(map(sum, held), default=0),
-        peak_bytes=max((sum(footprint.total(n // first.heads) for n in row) for row in held), default=0),
+        peak_entries=peak,
+        peak_bytes=most,
         chains=list(accounts),
     )
 
 
-def _resident(account: Residency, step: int) -> int:
-    """Entries that step `step` reads; 0 after the end."""
-    if step > account.steps:
-        return 0
-    last = max((e for e in account.events if e[0] < step), key=lambda e: e[0], default=None)
-    start, after = (last[0], last[2]) if last else (0, account.prompt_tokens * account.heads)
-    return after + (step - start) * account.heads
+class _Line:
+    """What each step of one chain reads, per head."""
 
+    def __init__(self, account: Residency):
+        self.steps, self.starts, self.levels, step = account.steps, [], [], 0
+        for level, length in account.spans():
+            self.starts.append(step)
+            self.levels.append(level // account.heads)
+            step += length
+        self.cuts = [*self.starts, self.steps]
 
-def _triangle(n: int) -> int:
-    return n * (n + 1) // 2
-
-
-@lru_cache(maxsize=4096)
-def _payload(footprint: Footprint, resident: int) -> int:
-    """Payload bytes summed over reads of 1 … resident entries."""
-    if footprint.packing is None:
-        return footprint.heads * footprint.entry_bytes * _triangle(resident)
-    return _table(footprint, -(-resident // 4096) * 4096)[resident]
-
-
-@lru_cache(maxsize=64)
-def _table(footprint: Footprint, size: int) -> list[int]:
-    out = [0]
-    for n in range(1, size + 1):
-        out.append(out[-1] + footprint.payload(n))
-    return out
+    def read(self, step: int) -> int:
+        """Entries that step `step` ≥ 1 reads; 0 after the end."""
+        if step > self.steps:
+            return 0
+        at = bisect_left(self.starts, step) - 1
+        return self.levels[at] + step - self.starts[at]

@@ -69,6 +69,8 @@ class Schedule:
             raise ValueError(f"overflow is {self.overflow!r}; use one of {', '.join(OVERFLOWS)}")
         if self.budget < 1 or self.delta < 1:
             raise ValueError(f"budget {self.budget} and delta {self.delta} must both be at least 1")
+        if self.recent < 0:
+            raise ValueError(f"recent is {self.recent}; it must be at least 0")
         if self.trigger == "boundary" and not 1 <= self.earliest <= self.delta:
             raise ValueError(f"earliest is {self.earliest}; it must lie between 1 and delta {self.delta}")
         if self.chains < 1 or self.budget < self.chains or self.delta < self.chains:
@@ -80,17 +82,20 @@ class Schedule:
         return self.chains > 1 or (self.trigger == "boundary" and self.earliest < self.delta)
 
     def split(self) -> list[Schedule]:
-        """One schedule a chain; the first ones take what does not divide."""
-        b, d, k = self.budget, self.delta, self.chains
+        """One schedule a chain; the first ones take what does not divide. `recent` is each chain's own."""
+
+        def share(total: int, chain: int) -> int:
+            return total // self.chains + (chain < total % self.chains)
+
         return [
             replace(
                 self,
-                budget=b // k + (i < b % k),
-                delta=d // k + (i < d % k),
-                earliest=min(self.earliest, d // k + (i < d % k)),
+                budget=share(self.budget, i),
+                delta=share(self.delta, i),
+                earliest=self.earliest and max(1, share(self.earliest, i)),
                 chains=1,
             )
-            for i in range(k)
+            for i in range(self.chains)
         ]
 
     def target(self, prompt_tokens: int) -> int:
@@ -131,7 +136,8 @@ class Schedule:
         return max(1, self.earliest - self._surplus(resident, prefix, prompt_tokens))
 
     def _surplus(self, resident: int, prefix: int, prompt_tokens: int) -> int:
-        counted = resident if self.count_prompt else max(0, resident - prefix)
+        # Negative where fewer entries are left than the trigger takes for prompt: then it fires that much later.
+        counted = resident if self.count_prompt else resident - prefix
         return counted - (self.target(prompt_tokens) if self.count_prompt else self.budget)
 
     def event(self, resident: int, prefix: int, prompt_tokens: int) -> Event:
@@ -177,20 +183,18 @@ class Schedule:
 
     def capacity(self, prompt_tokens: int, max_new_tokens: int) -> int:
         """Most entries per layer and head that any decode step can need, where all heads hold equally many."""
-        longest = prompt_tokens + max(0, max_new_tokens - 1)
-        reach, resident, prefix, position = 0, prompt_tokens, prompt_tokens, prompt_tokens
+        book, left, reach = Book(self, prompt_tokens), max(0, max_new_tokens - 1), 0
         if self.compresses_prompt(prompt_tokens):
-            done = self.event(resident, prefix, prompt_tokens)
-            resident, prefix = done.resident, done.prefix
-        # The first cycles may differ; from the third on all are alike, and a shifted phase adds less than delta.
+            book.fire()
+        # The first cycles may differ; the third has reached whatever a later one does. Boundaries only shorten them.
         for _ in range(3):
-            wait = self.next_event(resident, prefix, prompt_tokens, position)
-            if wait is None or position + wait > longest:
-                return longest if not reach else min(longest, max(reach, resident + longest - position))
-            reach, position = max(reach, resident + wait), position + wait
-            done = self.event(resident + wait, prefix, prompt_tokens)
-            resident, prefix = done.resident, done.prefix
-        return min(longest, reach)
+            wait = book.wait()
+            if wait is None or wait > left:
+                return max(reach, book.resident + left)
+            book.grow(wait)
+            left, reach = left - wait, max(reach, book.resident)
+            book.fire()
+        return reach
 
 
 @dataclass
