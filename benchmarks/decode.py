@@ -19,6 +19,7 @@ import torch
 from cask_eval import embedded
 from cask_eval.engine import decode, registry
 from cask_eval.engine.attention import NAME
+from cask_eval.engine.contract import Host
 from cask_eval.engine.model import geometry, load_model
 from cask_eval.engine.sampling import Sampling
 from cask_eval.tasks import chain
@@ -47,7 +48,7 @@ def engine(model, policy, budget, prompts, new, slots) -> tuple[float, float]:
     try:
         with timed(total):
             requests = [decode.Request(i, p, i) for i, p in enumerate(prompts)]
-            for _ in decode.generate(model, requests, policy, budget, Sampling(new), slots=slots):
+            for _ in decode.generate(model, requests, policy, policy.schedule(budget), Sampling(new), slots=slots):
                 pass
     finally:
         decode._Run._compress = inner
@@ -120,7 +121,7 @@ def main() -> None:
     if calibration is not None:
         presets |= {"triattention": {"delta": args.delta}, "alpha": {"delta": args.delta, "lambda": "0.5"}}
     for preset, params in presets.items():
-        policy = registry.load(preset).make(preset, params).bind(shape, str(calibration) if calibration else None)
+        policy = registry.load(preset).make(preset, params).bind(Host(shape, str(calibration) if calibration else None))
         for slots in args.slots:
             some = few if slots == 1 else prompts
             add(
