@@ -4,9 +4,9 @@
 
 Shape of DeepSeek-R1-Distill-Qwen-7B: 28 layers, 28 query and 4 KV heads of 128, hidden 3584. An event compresses
 `batch` sequences of b + Δ entries each: rows = layers × heads × batch. It is `Policy.compress` and `SlotCache.place`,
-as the engine runs them; for methods that watch every attention read, the Δ observations between two events are added. The
-decode time is Δ steps of one decoder layer of that shape × layers, plus the output head once a step, measured in the
-same run on the same device with the same batch; embedding and sampling are left out, which makes shares larger.
+as the engine runs them; for methods that watch every attention read, the Δ observations between two events are added.
+The decode time is Δ steps of one decoder layer of that shape × layers, plus the output head once a step, measured in
+the same run on the same device with the same batch; embedding and sampling are left out, which makes shares larger.
 Every figure is the least of --repeat runs. Random weights, keys and statistics: no download.
 """
 
