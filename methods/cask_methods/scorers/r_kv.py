@@ -17,7 +17,7 @@ class RKVScorer:
     """Z = λ·I − (1 − λ)·D, with I SnapKV's score and D the key redundancy, a softmax over all resident entries.
 
     lambda_: λ in [0, 1]; 1 is SnapKV. Not a clean weight: D strays little from 1/n, I much.
-        Other fields as in `SnapKVScorer`.
+    window, kernel, pooling, domain, group: as in `SnapKVScorer`.
     """
 
     name: ClassVar[str] = "r_kv"
