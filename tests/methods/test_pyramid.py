@@ -127,6 +127,13 @@ def test_a_layer_that_protects_more_keeps_that_and_the_others_pay_alike():
     assert (got.flatten() + 30).tolist() == [119, 81, 42, 30]
 
 
+def test_heads_that_protect_unequally_keep_equally_many():
+    protected = torch.arange(200) < torch.tensor([0, 30])[:, None]
+    protected = protected.expand(4, 1, 2, 200)
+    got = Pyramid(8, 20, 4).allocate(torch.zeros(4, 1, 2, 200), ~protected, protected, torch.tensor([68]))
+    assert got[:, 0].tolist() == [[119, 89], [81, 51], [42, 12], [30, 0]]
+
+
 def test_what_cannot_be_kept_is_refused():
     scores, none = torch.zeros(3, 1, 1, 40), torch.zeros(3, 1, 1, 40, dtype=torch.bool)
     with pytest.raises(MethodError, match="123 entries per head over 3 layers.* 0 are protected.* 120 are there"):
