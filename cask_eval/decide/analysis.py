@@ -14,6 +14,7 @@ from cask_eval.decide.branches import decide
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import (
     AnalysisDocument,
+    ArmResult,
     CellResult,
     Flip,
     Interval,
@@ -22,8 +23,8 @@ from cask_eval.decide.model import (
     Screened,
     number,
 )
-from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
-from cask_eval.protocol.model import Cell, Protocol
+from cask_eval.ledger.events import ArmChoice, Select
+from cask_eval.protocol.model import Arm, Cell, Protocol
 from cask_eval.records.model import Record
 from cask_eval.stats.bootstrap import percentile_interval
 from cask_eval.stats.multiplicity import CORRECTIONS
@@ -95,7 +96,7 @@ def analyse(
         positive_cells=counts[0],
         negative_cells=counts[1],
         void_cells=counts[2],
-        arms={cell: {name: arm.trials.result(arm.choice) for name, arm in row.items()} for cell, row in ran.items()},
+        arms={cell: {name: arm.result() for name, arm in row.items()} for cell, row in ran.items()},
         branch=branch.name,
         decision=branch.decision,
         notes=[note for f in found for note in _notes(protocol, f)],
@@ -104,11 +105,18 @@ def analyse(
 
 @dataclass(frozen=True)
 class _Arm:
-    """One arm in one cell; `frozen` is false when the tuning phase left no choice for it."""
+    """One arm in one cell; `choice` is None when the tuning phase froze none for it."""
 
     trials: ArmTrials
-    choice: ArmChoice
-    frozen: bool
+    choice: ArmChoice | None
+    registered: Arm
+    nominal: int
+
+    def result(self) -> ArmResult:
+        """Its numbers. An arm that was not frozen is printed as registered, so that its cell can be."""
+        if self.choice is None:
+            return self.trials.result(self.registered.preset, self.registered.params, self.nominal)
+        return self.trials.result(self.choice.preset, self.choice.params, self.choice.schedule.budget)
 
 
 @dataclass(frozen=True)
@@ -127,9 +135,10 @@ class _Found:
 def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: list[str]) -> dict[str, _Arm]:
     chosen, out = select.arms.get(cell.name, {}), {}
     for name in names:
-        choice = chosen.get(name) or _unchosen(protocol, cell, name)
-        own = ArmTrials(protocol.generation.samples, trials[cell.name, name], choice.schedule.prompt)
-        out[name] = _Arm(own, choice, name in chosen)
+        choice = chosen.get(name)
+        prompt = choice.schedule.prompt if choice else ""
+        own = ArmTrials(protocol.generation.samples, trials[cell.name, name], prompt)
+        out[name] = _Arm(own, choice, protocol.arms[name], cell.budget)
     return out
 
 
@@ -141,7 +150,7 @@ def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell:
     matched = compare(
         baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, int(seed.split(":")[1][:32], 16)
     )
-    lacking = [arm for arm in ("baseline", name) if not arms[arm].frozen]
+    lacking = [arm for arm in ("baseline", name) if arms[arm].choice is None]
     if lacking:
         reason = f"the tuning phase froze no {' and no '.join(lacking)} for this cell"
         matched = matched.model_copy(update={"verdict": "void", "reasons": [reason, *matched.reasons]})
@@ -195,13 +204,6 @@ def _outcome(total: int, adjusted: str, harm: str, void: bool, protocol: Protoco
 def _interval(pairs: Pairs, level: Fraction) -> Interval:
     low, high = percentile_interval(pairs, level)
     return Interval(level=number(level), low=number(low), high=number(high))
-
-
-def _unchosen(protocol: Protocol, cell: Cell, name: str) -> ArmChoice:
-    """Stands in for an arm that the tuning phase did not freeze, so that its cell is still printed."""
-    arm = protocol.arms[name]
-    schedule = ScheduleLock(trigger="never", budget=cell.budget, delta=1, prompt="")
-    return ArmChoice(preset=arm.preset, params=arm.params, schedule=schedule, dev_mean="0/1", reference_mean="0/1")
 
 
 def _gain(select: Select, name: str) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from cask_eval.decide.matched import Caches, mean
 from cask_eval.decide.model import ArmResult, number
 from cask_eval.errors import RecordError
-from cask_eval.ledger.events import ArmChoice
+from cask_eval.fields import Param
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 
@@ -52,7 +52,7 @@ class ArmTrials:
     def count(self, status: str) -> int:
         return sum(r.status == status for r in self.records)
 
-    def result(self, choice: ArmChoice) -> ArmResult:
+    def result(self, preset: str, params: dict[str, Param], budget: int) -> ArmResult:
         """The numbers of this arm. Those that need a residency account or an output are empty when there is none."""
         expected, correct = self.samples * len(self.trials), sum(self.right.values())
         sound, means = self.caches.every, list(self.caches.means.values())
@@ -61,9 +61,9 @@ class ArmTrials:
         kept_max = [r.kept_max for r in self.records if r.kept_max is not None]
         lengths = [r.output_tokens for r in self.records if r.status != "failed"]
         return ArmResult(
-            preset=choice.preset,
-            params=choice.params,
-            budget=choice.schedule.budget,
+            preset=preset,
+            params=params,
+            budget=budget,
             trials=expected,
             correct=correct,
             missing=expected - len(self.records),

@@ -24,6 +24,7 @@ from cask_eval.ledger.events import (
     Register,
     Select,
 )
+from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
 from cask_eval.report import format as fmt
 from cask_eval.report.limits import LEVELS, limits
@@ -72,9 +73,12 @@ class Flip:
 
 @dataclass(frozen=True)
 class Cell:
-    """`p` holds the p-value of every test by name, the registered one first. Differences are percentage points."""
+    """One comparison; `name` is its cell, after its candidate where there are several. `p` holds the p-value of every
+    test by name, the registered one first. Differences are percentage points."""
 
     name: str
+    candidate: str
+    cell: str
     outcome: str
     n: int
     samples: int
@@ -93,7 +97,6 @@ class Cell:
     ratio: str
     ratio_interval: str
     reasons: tuple[str, ...]
-    arms: tuple[Arm, ...]
     flips: tuple[Flip, ...]
 
     @property
@@ -108,11 +111,39 @@ class Cell:
 
 @dataclass(frozen=True)
 class DevScores:
-    """Dev accuracy, cell × configuration; `chosen` holds the column chosen in each row. `mean` is the last row."""
+    """Dev accuracy of a candidate, cell × configuration; the last of each row is the column that was chosen. `mean` is
+    the last row."""
 
+    candidate: str
     configs: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...], int], ...]
     mean: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A candidate's dev accuracy in each cell, as chosen, and on average; its mean gain over the baseline in points."""
+
+    candidate: str
+    preset: str
+    scores: tuple[str, ...]
+    mean: str
+    gain: str
+    survived: bool
+
+    @property
+    def word(self) -> str:
+        return "confirmed" if self.survived else "screened out"
+
+
+@dataclass(frozen=True)
+class Screening:
+    """How the dev split decided which candidates are confirmed; `baseline` is a row like those of the candidates."""
+
+    rule: str
+    cells: tuple[str, ...]
+    baseline: Screened
+    rows: tuple[Screened, ...]
 
 
 @dataclass(frozen=True)
@@ -137,7 +168,8 @@ class Plan:
     """What was frozen before the held-out split was touched."""
 
     rule: str
-    scores: DevScores | None
+    scores: tuple[DevScores, ...]
+    screening: Screening | None
     matches: tuple[Match, ...]
 
 
@@ -170,12 +202,17 @@ class ReportData:
     level: str
     level_text: str
     test: str
+    unit: str
     counts: str
     tests: tuple[str, ...]
     interval_level: str
     adjusted_level: str
     ratio_level: str
+    screened: str
     cells: tuple[Cell, ...]
+    groups: tuple[tuple[str, tuple[Cell, ...]], ...]
+    """The comparisons by candidate; one group without a name where there is one candidate."""
+    arms: tuple[tuple[str, tuple[Arm, ...]], ...]
     branches: tuple[tuple[str, str, str], ...]
     plan: Plan | None
     deviations: tuple[str, ...]
@@ -207,6 +244,7 @@ def gather(
     select = _payload(mine, "select", Select)
     first = analysis.cells[0] if analysis.cells else None
     others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
+    cells = tuple(_cell(c, [analysis.procedure, *others], analysis, protocol) for c in analysis.cells)
 
     return ReportData(
         study=analysis.study,
@@ -217,12 +255,20 @@ def gather(
         level=level,
         level_text=LEVELS[level],
         test=_test(analysis, protocol),
-        counts=_counts(analysis),
+        unit=_unit(protocol),
+        counts=_counts(analysis, protocol),
         tests=tuple(fmt.words(name) for name in [analysis.procedure, *others]),
         interval_level=fmt.level(first.interval.level) if first else "",
         adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
         ratio_level=fmt.level(first.matched.interval.level) if first else "",
-        cells=tuple(_cell(c, [analysis.procedure, *others], analysis, protocol) for c in analysis.cells),
+        screened=_screened(analysis, protocol),
+        cells=cells,
+        groups=_groups(cells, protocol),
+        arms=tuple(
+            (fmt.one_line(c.name), tuple(_arm(name, arm) for name, arm in _in_order(analysis.arms[c.name], protocol)))
+            for c in protocol.cells
+            if c.name in analysis.arms
+        ),
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,
         deviations=tuple(_deviations(analysis, mine)),
@@ -244,20 +290,47 @@ def gather(
 
 
 def _test(a: AnalysisDocument, protocol: Protocol) -> str:
-    over = f"over {a.family} registered cells" if a.family != 1 else "over one registered cell"
+    unit = _unit(protocol)
+    over = f"over {a.family} registered {unit}s" if a.family != 1 else f"over one registered {unit}"
     correction = f"{a.correction.capitalize()} {over}" if a.correction != "none" else "no correction for multiplicity"
     return (
         f"{fmt.words(a.procedure)}, {a.alternative}, α = {fmt.alpha(a.alpha)}, {correction}; "
-        f"a cell is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}"
+        f"a {unit} is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}"
     )
 
 
-def _counts(a: AnalysisDocument) -> str:
+def _unit(protocol: Protocol) -> str:
+    """What is counted: with one candidate every comparison is a cell."""
+    return "comparison" if len(protocol.candidates) > 1 else "cell"
+
+
+def _counts(a: AnalysisDocument, protocol: Protocol) -> str:
     null = len(a.cells) - a.positive_cells - a.negative_cells - a.void_cells
+    absent = a.family - len(a.cells)
     return (
-        f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void "
-        f"of {a.family} registered {'cell' if a.family == 1 else 'cells'}"
+        f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void"
+        + (f", {absent} without a survivor" if absent and a.screening else "")
+        + f" of {a.family} registered {_unit(protocol)}{'' if a.family == 1 else 's'}"
     )
+
+
+def _screened(a: AnalysisDocument, protocol: Protocol) -> str:
+    """One line on who was confirmed; empty where there was nothing to choose from."""
+    if len(protocol.candidates) == 1 and protocol.screening is None:
+        return ""
+    left = [s for s in a.screening if s.survived]
+    gains = ", ".join(
+        f"{fmt.one_line(s.candidate)} {fmt.points(s.gain) if s.gain else fmt.DASH}{'' if s.survived else ' (out)'}"
+        for s in a.screening
+    )
+    return f"{len(left)} of {len(a.screening)} candidates confirmed; dev gain in points: {gains}"
+
+
+def _groups(cells: tuple[Cell, ...], protocol: Protocol) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    if len(protocol.candidates) == 1:
+        return (("", cells),) if cells else ()
+    names = dict.fromkeys(c.candidate for c in cells)
+    return tuple((name, tuple(c for c in cells if c.candidate == name)) for name in names)
 
 
 def _condition(branch: Branch) -> str:
@@ -278,7 +351,9 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
     share = analysis.family if analysis.correction != "none" else 1
     line = {analysis.procedure: str(fmt.value(analysis.alpha) / max(share, 1))}
     return Cell(
-        name=fmt.one_line(c.cell),
+        name=fmt.one_line(protocol.comparison(c.candidate, c.cell)),
+        candidate=fmt.one_line(c.candidate),
+        cell=fmt.one_line(c.cell),
         outcome=c.outcome,
         n=c.n,
         samples=c.samples,
@@ -297,7 +372,6 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
         ratio=fmt.ratio(m.ratio),
         ratio_interval=fmt.bracket(fmt.ratio(m.interval.low), fmt.ratio(m.interval.high)),
         reasons=tuple(fmt.one_line(r) for r in m.reasons),
-        arms=tuple(_arm(name, arm) for name, arm in _in_order(c.arms, protocol)),
         flips=tuple(
             Flip(
                 fmt.one_line(f.problem),
@@ -340,7 +414,8 @@ def _plan(select: Select, protocol: Protocol) -> Plan:
     nominal = {c.name: c.budget for c in protocol.cells}
     return Plan(
         rule=fmt.one_line(select.rule),
-        scores=_scores(select, [c.name for c in protocol.cells]),
+        scores=tuple(filter(None, (_scores(select, c.name, list(nominal)) for c in protocol.candidates))),
+        screening=_screening(select, protocol),
         matches=tuple(
             _match(cell, name, choice, nominal[cell])
             for cell in nominal
@@ -367,29 +442,68 @@ def _match(cell: str, name: str, choice: ArmChoice, nominal: int) -> Match:
     )
 
 
-def _scores(select: Select, order: list[str]) -> DevScores | None:
-    """The table by which the rule chose; None when there was nothing to choose from."""
-    cells = [c for c in order if c in select.scores]
-    configs = sorted({config for c in cells for config in select.scores[c]}, key=_config_order)
+def _scores(select: Select, candidate: str, order: list[str]) -> DevScores | None:
+    """The table by which the rule chose a configuration; None when there was nothing to choose from."""
+    scores = {c: select.scores[c][candidate] for c in order if candidate in select.scores.get(c, {})}
+    configs = sorted({config for row in scores.values() for config in row}, key=_config_order)
     if len(configs) < 2:
         return None
-
-    def mean(config: str) -> str:
-        given = [fmt.value(select.scores[c][config]) for c in cells if config in select.scores[c]]
-        return fmt.percent(str(sum(given, Fraction(0)) / len(given)))
-
+    chosen = {c: select.chosen.get(c, {}).get(candidate) for c in scores}
     return DevScores(
+        candidate=fmt.one_line(candidate),
         configs=tuple(fmt.one_line(c) or "as given" for c in configs),
         rows=tuple(
             (
                 fmt.one_line(c),
-                tuple(fmt.percent(select.scores[c][k]) if k in select.scores[c] else fmt.DASH for k in configs),
-                configs.index(select.chosen[c]) if select.chosen.get(c) in configs else -1,
+                tuple(fmt.percent(row[k]) if k in row else fmt.DASH for k in configs),
+                configs.index(chosen[c]) if chosen[c] in configs else -1,
             )
-            for c in cells
+            for c, row in scores.items()
         ),
-        mean=tuple(mean(k) for k in configs),
+        mean=tuple(_mean(row[k] for row in scores.values() if k in row) for k in configs),
     )
+
+
+def _screening(select: Select, protocol: Protocol) -> Screening | None:
+    """The table by which the rule chose who is confirmed; None where there was nothing to choose from."""
+    if len(protocol.candidates) == 1 and protocol.screening is None:
+        return None
+    cells = [c.name for c in protocol.cells if c.name in select.scores]
+
+    def row(name: str, arm: RegisteredArm, survived: bool) -> Screened:
+        config = {c: select.chosen.get(c, {}).get(name, "") for c in cells}
+        scores = [select.scores[c].get(name, {}).get(config[c], "") for c in cells]
+        return Screened(
+            candidate=fmt.one_line(name),
+            preset=fmt.one_line(arm.preset),
+            scores=tuple(fmt.percent(s) for s in scores),
+            mean=_mean(filter(None, scores)),
+            gain=fmt.points(select.gains[name]) if name in select.gains else fmt.DASH,
+            survived=survived,
+        )
+
+    return Screening(
+        rule=_screening_rule(protocol),
+        cells=tuple(fmt.one_line(c) for c in cells),
+        baseline=row("baseline", protocol.baseline, True),
+        rows=tuple(row(c.name, c, c.name in select.survivors) for c in protocol.candidates),
+    )
+
+
+def _screening_rule(protocol: Protocol) -> str:
+    given, several = protocol.screening, len(protocol.candidates)
+    if given is None:
+        return f"no screening was registered: all {several} candidates are confirmed"
+    how_many = "the best one" if given.survivors == 1 else f"the best {given.survivors}"
+    return (
+        f"{how_many} of {several} by mean dev gain over the baseline, of those that gain at least "
+        f"{fmt.points(given.min_gain)} points; ties go to the one listed first"
+    )
+
+
+def _mean(given: Iterable[str]) -> str:
+    values = [fmt.value(v) for v in given]
+    return fmt.percent(str(sum(values, Fraction(0)) / len(values))) if values else fmt.DASH
 
 
 def _config_order(config: str) -> list[tuple]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cask_eval.decide.model import AnalysisDocument, CellResult
 from cask_eval.report import format as fmt
 from cask_eval.report import style
 
 
-def forest(analysis: AnalysisDocument) -> str:
-    """Each cell's effect with its interval at the plain level (thick) and at the adjusted level (thin)."""
+def forest(analysis: AnalysisDocument, names: Sequence[str]) -> str:
+    """Each comparison's effect with its interval at the plain level (thick) and at the adjusted level (thin). `names`
+    are the comparisons' printable names, in their order."""
     import matplotlib
 
     cells = analysis.cells
-    labels = [style.wrap(fmt.one_line(c.cell)) for c in cells]
+    labels = [style.wrap(name) for name in names]
     with matplotlib.rc_context(style.RC):
         fig = style.figure(0.9 + _height(labels, 0.42))
         ax = fig.subplots()
@@ -31,20 +34,20 @@ def forest(analysis: AnalysisDocument) -> str:
             ],
         )
         described = "; ".join(
-            f"{fmt.one_line(c.cell)} {fmt.points(c.difference)} points "
+            f"{name} {fmt.points(c.difference)} points "
             f"{fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high))}, {c.outcome}"
-            for c in cells
+            for name, c in zip(names, cells, strict=True)
         )
-        return style.svg(fig, "forest", f"Forest plot of the effect per cell. {described}.")
+        return style.svg(fig, "forest", f"Forest plot of the effect of each comparison. {described}.")
 
 
 def caches(analysis: AnalysisDocument) -> str:
     """Realised mean cache of every arm, per cell."""
     import matplotlib
 
-    cells = analysis.cells
-    names = list(dict.fromkeys(name for c in cells for name in c.arms))
-    labels = [style.wrap(fmt.one_line(c.cell)) for c in cells]
+    cells = analysis.arms
+    names = list(dict.fromkeys(name for arms in cells.values() for name in arms))
+    labels = [style.wrap(fmt.one_line(cell)) for cell in cells]
     with matplotlib.rc_context(style.RC):
         fig = style.figure(1.1 + _height(labels, 0.17 * len(names) + 0.16))
         ax = fig.subplots()
@@ -52,7 +55,7 @@ def caches(analysis: AnalysisDocument) -> str:
         for i, name in enumerate(names):
             marker = style.ARM_MARKERS[i % len(style.ARM_MARKERS)]
             colour = style.ARM_COLOURS[min(i, len(style.ARM_COLOURS) - 1)]
-            here = [(y, c.arms[name]) for y, c in enumerate(cells) if name in c.arms and c.arms[name].mean_cache]
+            here = [(y, arms[name]) for y, arms in enumerate(cells.values()) if name in arms and arms[name].mean_cache]
             x = [float(fmt.value(arm.mean_cache)) for _, arm in here]
             # Matched arms lie on top of each other, so each gets its own line.
             ys = [y + (i - (len(names) - 1) / 2) * step for y, _ in here]
@@ -71,15 +74,15 @@ def caches(analysis: AnalysisDocument) -> str:
                     color=style.MUTED,
                 )
         _rows(ax, labels)
-        known = [float(fmt.value(a.mean_cache)) for c in cells for a in c.arms.values() if a.mean_cache]
+        known = [float(fmt.value(a.mean_cache)) for arms in cells.values() for a in arms.values() if a.mean_cache]
         ax.set_xlim(0, 1.12 * max(known, default=0) or 1)
         ax.set_xlabel("mean resident entries per layer and head")
         ax.grid(axis="x", zorder=0)
         fig.legend(loc="outside upper left", ncols=4, handletextpad=0.3)
         described = "; ".join(
-            f"{fmt.one_line(c.cell)}: "
-            + ", ".join(f"{fmt.one_line(n)} {fmt.entries(a.mean_cache)}" for n, a in c.arms.items())
-            for c in cells
+            f"{fmt.one_line(cell)}: "
+            + ", ".join(f"{fmt.one_line(n)} {fmt.entries(a.mean_cache)}" for n, a in arms.items())
+            for cell, arms in cells.items()
         )
         return style.svg(fig, "caches", f"Realised mean cache of each arm per cell. {described}.")
 
@@ -112,7 +115,7 @@ def _effect(ax, y: int, cell: CellResult) -> None:
 
 
 def _rows(ax, labels: list[str]) -> None:
-    """One row per cell, in the registered order from the top."""
+    """One row per label, from the top."""
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
 

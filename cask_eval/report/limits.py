@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from cask_eval.decide.model import AnalysisDocument
 from cask_eval.protocol.model import Protocol
+from cask_eval.report.format import one_line
 
 # Evidence level → what stands behind the dates and the completeness of the ledger.
 LEVELS = {
@@ -47,6 +48,11 @@ def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified:
     )
     if analysis.label == "exploratory":
         yield "The study is exploratory: its p-values describe the data and do not confirm the hypothesis."
+    if out := [s.candidate for s in analysis.screening if not s.survived]:
+        yield (
+            f"Nothing is shown about what was screened out on the development split ({', '.join(map(one_line, out))}): "
+            "it was not compared on held-out problems."
+        )
     yield ("A null cell is not evidence that the arms are equal: its interval shows which differences remain possible.")
     yield "The result holds for these models, problems, budgets and prompts; nothing here measures any other."
     yield "Memory is counted in resident cache entries. Speed and the allocator's overhead were not measured."

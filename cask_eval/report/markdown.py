@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cask_eval.report import format as fmt
-from cask_eval.report.data import Cell, Plan, ReportData
+from cask_eval.report.data import Cell, Plan, ReportData, Screening
 
 
 def render(data: ReportData) -> str:
@@ -21,12 +21,95 @@ def _lines(d: ReportData) -> Iterator[str]:
         "",
     )
     yield from (f"**Hypothesis.** {escape(d.hypothesis)}", "")
+    if d.screened:
+        yield from (f"{escape(d.screened)}.", "")
     yield from (f"{escape(d.counts)}. Registered test: {escape(d.test)}.", "")
 
-    yield from ("## Results", "", "Candidate minus baseline, in percentage points of accuracy.", "")
+    if d.plan and d.plan.screening:
+        yield from _screening(d.plan.screening)
+    yield from ("## Results", "")
+    if d.cells:
+        yield from _results(d)
+    else:
+        yield from (f"Nothing was compared{', because no candidate survived the screening' if d.screened else ''}.", "")
+
+    yield from ("## Arms", "", "Caches in entries per layer and head.", "")
     yield from table(
         [
             "Cell",
+            "Arm",
+            "Preset",
+            "Parameters",
+            "b′",
+            "Accuracy",
+            "Correct",
+            "Mean cache",
+            "Pooled",
+            "Peak",
+            "Kept per head",
+            "Active",
+            "Tokens out",
+            "Truncated",
+            "Failed",
+            "Missing",
+        ],
+        (
+            [
+                cell,
+                a.name,
+                a.preset,
+                a.params,
+                a.budget,
+                a.accuracy,
+                a.correct,
+                a.mean_cache,
+                a.pooled_cache,
+                a.peak_cache,
+                a.kept,
+                a.active,
+                a.output_tokens,
+                str(a.truncated),
+                str(a.failed),
+                str(a.missing),
+            ]
+            for cell, arms in d.arms
+            for a in arms
+        ),
+        left=4,
+    )
+
+    if d.cells:
+        yield from _flips(d.cells)
+    yield from ("## What was registered", "")
+    yield from table(["Branch", "When", "Decision"], d.branches, left=3)
+    if d.plan:
+        yield from _plan(d.plan)
+
+    yield from _list("Deviations and notes", d.deviations or ("None recorded.",))
+    if d.checks:
+        yield from ("## Verification", "")
+        yield from table(
+            ["Check", "Status", "What was checked"],
+            ([k.id, k.status, "; ".join([k.title, *k.details])] for k in d.checks),
+            left=3,
+        )
+    yield from _list("What this does not prove", d.limits)
+
+    yield from ("## Provenance", "")
+    yield from table(["What", "Value", "Digest"], ([f.name, f.text, f.digest] for f in d.provenance), left=3)
+    if d.steps:
+        yield from table(
+            ["Seq", "Event", "Time (as written)", "Hash"],
+            ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps),
+            left=4,
+        )
+
+
+def _results(d: ReportData) -> Iterator[str]:
+    yield from ("Candidate minus baseline, in percentage points of accuracy.", "")
+    yield from table(
+        [
+            d.unit.capitalize(),
             "Outcome",
             "Effect",
             "SE",
@@ -71,87 +154,32 @@ def _lines(d: ReportData) -> Iterator[str]:
         "",
     )
     yield from table(
-        ["Cell", *(f"{t} (registered)" if i == 0 else t for i, t in enumerate(d.tests)), "adjusted", "harm"],
+        [
+            d.unit.capitalize(),
+            *(f"{t} (registered)" if i == 0 else t for i, t in enumerate(d.tests)),
+            "adjusted",
+            "harm",
+        ],
         ([c.name, *(c.p[t] for t in d.tests), c.p_adjusted, c.p_veto] for c in d.cells),
         left=1,
     )
 
-    yield from ("## Arms", "", "Caches in entries per layer and head.", "")
-    yield from table(
-        [
-            "Cell",
-            "Arm",
-            "Preset",
-            "Parameters",
-            "b′",
-            "Accuracy",
-            "Correct",
-            "Mean cache",
-            "Pooled",
-            "Peak",
-            "Kept per head",
-            "Active",
-            "Tokens out",
-            "Truncated",
-            "Failed",
-            "Missing",
-        ],
-        (
-            [
-                c.name,
-                a.name,
-                a.preset,
-                a.params,
-                a.budget,
-                a.accuracy,
-                a.correct,
-                a.mean_cache,
-                a.pooled_cache,
-                a.peak_cache,
-                a.kept,
-                a.active,
-                a.output_tokens,
-                str(a.truncated),
-                str(a.failed),
-                str(a.missing),
-            ]
-            for c in d.cells
-            for a in c.arms
-        ),
-        left=4,
-    )
 
+def _flips(cells: Sequence[Cell]) -> Iterator[str]:
     yield from ("## Which problems flipped", "")
-    for c in d.cells:
+    for c in cells:
         yield (
             f"- {escape(c.name)}: to the candidate {_problems(c, 'candidate')}; to the baseline "
             f"{_problems(c, 'baseline')}"
         )
     yield ""
 
-    yield from ("## What was registered", "")
-    yield from table(["Branch", "When", "Decision"], d.branches, left=3)
-    if d.plan:
-        yield from _plan(d.plan)
 
-    yield from _list("Deviations and notes", d.deviations or ("None recorded.",))
-    if d.checks:
-        yield from ("## Verification", "")
-        yield from table(
-            ["Check", "Status", "What was checked"],
-            ([k.id, k.status, "; ".join([k.title, *k.details])] for k in d.checks),
-            left=3,
-        )
-    yield from _list("What this does not prove", d.limits)
-
-    yield from ("## Provenance", "")
-    yield from table(["What", "Value", "Digest"], ([f.name, f.text, f.digest] for f in d.provenance), left=3)
-    if d.steps:
-        yield from table(
-            ["Seq", "Event", "Time (as written)", "Hash"],
-            ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps),
-            left=4,
-        )
+def _screening(s: Screening) -> Iterator[str]:
+    yield from ("## Screening", "", f"Accuracy on the dev split; {escape(s.rule)}.", "")
+    first = ["baseline", s.baseline.preset, *s.baseline.scores, s.baseline.mean, "", ""]
+    rows = ([r.candidate, r.preset, *r.scores, r.mean, r.gain, r.word] for r in s.rows)
+    yield from table(["Candidate", "Preset", *s.cells, "Mean", "Gain, points", "Outcome"], [first, *rows], left=2)
 
 
 def _plan(plan: Plan) -> Iterator[str]:
@@ -161,12 +189,14 @@ def _plan(plan: Plan) -> Iterator[str]:
         else f"Rule: {escape(plan.rule)}. There was one configuration, so nothing was tuned.",
         "",
     )
-    if plan.scores:
+    for tuned in plan.scores:
+        if len(plan.scores) > 1:
+            yield from (f"{escape(tuned.candidate)}:", "")
         rows = [
             [cell, *(f"✓ {s}" if i == chosen else s for i, s in enumerate(scores))]
-            for cell, scores, chosen in plan.scores.rows
+            for cell, scores, chosen in tuned.rows
         ]
-        yield from table(["Cell", *plan.scores.configs], [*rows, ["Mean", *plan.scores.mean]], left=1)
+        yield from table(["Cell", *tuned.configs], [*rows, ["Mean", *tuned.mean]], left=1)
     yield from ("Budgets that matched the caches on the dev split:", "")
     yield from table(
         ["Cell", "Arm", "Preset", "Parameters", "Trigger", "Δ", "b", "b′", "Dev mean cache", "To match", "Ratio"],

@@ -14,13 +14,14 @@ _STYLE = {"positive": "green", "negative": "red", "null": "", "void": "yellow"}
 
 
 def render(data: ReportData) -> Text:
-    """Decision, then one line per cell. For a pipe, print its ``.plain``."""
+    """Decision, then one line per comparison. For a pipe, print its ``.plain``."""
     from rich.text import Text
 
     out = Text()
     out.append(data.decision, style="bold")
     out.append(f"\nbranch {data.branch} · {data.label} · evidence {data.level}, {data.level_text}\n")
-    out.append(f"{data.counts}\n", style="dim")
+    for line in filter(None, (data.screened, data.counts)):
+        out.append(f"{line}\n", style="dim")
 
     # Aligned by hand: a pipe and a narrow terminal get the same lines.
     rows = [

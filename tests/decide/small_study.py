@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cask_eval.canonical import ZERO
 from cask_eval.footprint import Footprint
-from cask_eval.ledger.events import ArmChoice, ScheduleLock, Select
+from cask_eval.ledger.events import ArmChoice, FootprintLock, ScheduleLock, Select
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import GradeRecord, Record, ResidencyRecord
 from cask_eval.residency import Residency, walk
@@ -51,7 +51,10 @@ def protocol(
 
 def choice(preset: str, budget: int, prompt: str = "pinned") -> ArmChoice:
     schedule = ScheduleLock(trigger="slack", budget=budget, delta=4, prompt=prompt)
-    return ArmChoice(preset=preset, params={}, schedule=schedule, dev_mean="18/1", reference_mean="18/1")
+    held = FootprintLock(heads=2, head_dim=2, itemsize=2)
+    return ArmChoice(
+        preset=preset, params={}, schedule=schedule, footprint=held, dev_mean="18/1", reference_mean="18/1"
+    )
 
 
 def select(study: Protocol, survivors=None, arms=None) -> Select:

@@ -11,6 +11,7 @@ from cask_eval.ledger.events import (
     Consume,
     DevRun,
     Environment,
+    FootprintLock,
     Records,
     RecordsCommit,
     Register,
@@ -27,6 +28,7 @@ CHOICE = ArmChoice(
     preset="alpha",
     params={"delta": 16},
     schedule=ScheduleLock(trigger="slack", budget=64, delta=16, prompt="pinned"),
+    footprint=FootprintLock(heads=2, head_dim=2, itemsize=4),
     dev_mean="64/1",
     reference_mean="64/1",
 )
@@ -47,8 +49,10 @@ def make_payload(kind: str, *, session: int = 1, complete: bool = True) -> Stric
             environment=ENVIRONMENT,
             warnings=["ä \u2028"],
         ),
-        "dev_run": DevRun(records=COMMIT, matched={"m/b64": {"": CHOICE}}, methods=[]),
-        "select": Select(rule="max", scores={}, chosen={"m/b64": ""}, arms={"m/b64": {"baseline": CHOICE}}),
+        "dev_run": DevRun(records=COMMIT, matched={"m/b64": {"baseline": {"": CHOICE}}}, methods=[]),
+        "select": Select(
+            rule="max", scores={}, chosen={}, gains={}, survivors=[], arms={"m/b64": {"baseline": CHOICE}}
+        ),
         "consume": Consume(expected=1, keys=ZERO, environment=ENVIRONMENT),
         "records": Records(session=session, complete=complete, records=COMMIT),
         "close": Close(records=COMMIT, methods=[], environment=ENVIRONMENT),

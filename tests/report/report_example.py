@@ -3,14 +3,17 @@ report."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from cask_eval.canonical import ZERO, digest
-from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, Flip, Interval, MatchedResult
+from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, Flip, Interval, MatchedResult, Screened
 from cask_eval.ledger.events import (
     ArmChoice,
     Close,
     Consume,
     Environment,
     Event,
+    FootprintLock,
     ModelLock,
     PackageLock,
     Records,
@@ -36,6 +39,73 @@ def study() -> ReportData:
         Check("V16", "Caches match", "ok", (f"one cell is void: {LONG}/b128",)),
     ]
     return gather(analysis(), protocol(), events(), checks, "L1")
+
+
+#: Three candidates, of which the first and the last survive. A candidate's name can hold no markup, so a long one.
+ONE, TWO, THREE = "alpha", "ams", "a-third-method-with-a-name-that-needs-two-lines"
+
+
+def several(*survivors: str) -> ReportData:
+    """The same study with three candidates, of which `survivors` are confirmed."""
+    registered = several_protocol()
+    base = analysis()
+    cells = [c.model_copy(update={"candidate": name}) for name in survivors for c in base.cells]
+    arms = {
+        c.cell: {
+            "baseline": base.arms[c.cell]["baseline"],
+            **{name: base.arms[c.cell]["candidate"] for name in survivors},
+            "full": base.arms[c.cell]["full"],
+        }
+        for c in base.cells
+    }
+    gains = {ONE: "7/100", TWO: "-1/100", THREE: "1/1000"}
+    counts = {f"{kind}_cells": sum(c.outcome == kind for c in cells) for kind in ("positive", "negative", "void")}
+    document = analysis(
+        family=8,
+        cells=cells,
+        arms=arms,
+        screening=[
+            Screened(candidate=name, gain=str(float(Fraction(gain))), survived=name in survivors)
+            for name, gain in gains.items()
+        ],
+        **counts,
+    )
+    ledger = events()
+    at = next(i for i, e in enumerate(ledger) if e.event == "select")
+    old = Select.model_validate(ledger[at].payload)
+    select = old.model_copy(
+        update={
+            "scores": {
+                c: {
+                    "baseline": row["baseline"],
+                    ONE: row["candidate"],
+                    TWO: {"untuned": "56/100"},
+                    THREE: {"k=1": "571/1000", "k=2": "1/2"},
+                }
+                for c, row in old.scores.items()
+            },
+            "chosen": {c: {ONE: "lambda=0.25", TWO: "untuned", THREE: "k=1"} for c in old.scores},
+            "gains": gains,
+            "survivors": list(survivors),
+            "arms": {
+                c: {"baseline": row["baseline"], **{name: row["candidate"] for name in survivors}}
+                for c, row in old.arms.items()
+            },
+        }
+    )
+    ledger[at] = ledger[at].model_copy(update={"payload": select.model_dump(mode="json")})
+    return gather(document, registered, ledger)
+
+
+def several_protocol() -> Protocol:
+    document = protocol().document()
+    tune = document["candidates"][0]["tune"]
+    document["candidates"] = [
+        {"name": ONE, "preset": "alpha", "tune": tune},
+        {"name": TWO, "preset": "ams"},
+        {"name": THREE, "preset": "third", "tune": {"k": [1, 2]}},
+    ]
+    return Protocol.model_validate({**document, "screening": {"survivors": 2}})
 
 
 def protocol(**changes) -> Protocol:
@@ -100,7 +170,9 @@ def analysis(**changes) -> AnalysisDocument:
             "alpha": "0.05",
             "correction": "bonferroni",
             "family": 4,
+            "screening": [Screened(candidate="candidate", gain="0.082", survived=True)],
             "cells": cells,
+            "arms": {c.cell: _arms(c) for c in cells},
             "positive_cells": 1,
             "negative_cells": 1,
             "void_cells": 1,
@@ -119,9 +191,8 @@ def _cell(model, budget, wins, losses, difference, error, outcome, p, adjusted, 
     def interval(level: str, z: float) -> Interval:
         return Interval(level=level, low=f"{effect - z * se:.9g}", high=f"{effect + z * se:.9g}")
 
-    baseline = 140
-    mean = budget * 1.02 + 0.37
     return CellResult(
+        candidate="candidate",
         cell=f"{model}/b{budget}",
         model=model,
         budget=budget,
@@ -150,24 +221,22 @@ def _cell(model, budget, wins, losses, difference, error, outcome, p, adjusted, 
             else [],
         ),
         outcome=outcome,
-        arms={
-            "baseline": _arm("triattention", {}, budget, baseline, n, mean),
-            "candidate": _arm(
-                "alpha",
-                {"lambda": "0.25"},
-                budget - 3,
-                baseline + wins - losses,
-                n,
-                mean * (1.0813 if void else 1.0042),
-            ),
-            "full": _arm("fullkv", {}, 512, 231, n, 301.5),
-        },
         flips=[
             Flip(problem=HOSTILE_PROBLEM if i == 0 else f"chain-{budget}-{i:04d}", baseline=0, candidate=1)
             for i in range(wins)
         ]
         + [Flip(problem=f"chain-{budget}-{1000 + i}", baseline=1, candidate=0) for i in range(losses)],
     )
+
+
+def _arms(c: CellResult) -> dict[str, ArmResult]:
+    baseline, mean, more = 140, c.budget * 1.02 + 0.37, 1.0813 if c.outcome == "void" else 1.0042
+    right = baseline + c.wins - c.losses
+    return {
+        "baseline": _arm("triattention", {}, c.budget, baseline, c.n, mean),
+        c.candidate: _arm("alpha", {"lambda": "0.25"}, c.budget - 3, right, c.n, mean * more),
+        "full": _arm("fullkv", {}, 512, 231, c.n, 301.5),
+    }
 
 
 def _arm(preset, params, budget, correct, trials, mean) -> ArmResult:
@@ -214,7 +283,9 @@ def events() -> list[Event]:
         calibration=None,
         layers=4,
         kv_heads=2,
-        entry_bytes=128,
+        query_heads=4,
+        head_dim=32,
+        itemsize=2,
         max_prompt_tokens=96,
         stop_ids=[2],
     )
@@ -241,10 +312,15 @@ def events() -> list[Event]:
             Select(
                 rule="highest mean dev accuracy over all cells, ties to the smallest value",
                 scores={
-                    c: {k: f"{60 + 7 * i + (2, 5, 0)[j]}/100" for j, k in enumerate(configs)}
+                    c: {
+                        "baseline": {"": "57/100"},
+                        "candidate": {k: f"{60 + 7 * i + (2, 5, 0)[j]}/100" for j, k in enumerate(configs)},
+                    }
                     for i, c in enumerate(cells)
                 },
-                chosen={c: "lambda=0.25" for c in cells},
+                chosen={c: {"candidate": "lambda=0.25"} for c in cells},
+                gains={"candidate": "37/200"},
+                survivors=["candidate"],
                 arms={
                     c.name: {
                         "baseline": _choice("triattention", {}, c.budget, c.budget, 1),
@@ -278,6 +354,7 @@ def _choice(preset, params, nominal, budget, more) -> ArmChoice:
         preset=preset,
         params=params,
         schedule=ScheduleLock(trigger="slack", budget=budget, delta=16, prompt="keep"),
+        footprint=FootprintLock(heads=8, head_dim=32, itemsize=2),
         dev_mean=f"{nominal * 100 + more}/100",
         reference_mean=f"{nominal * 100 + 1}/100",
     )

@@ -8,7 +8,20 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from report_example import HOSTILE, LONG, SMALL, analysis, events, protocol, study
+from report_example import (
+    HOSTILE,
+    LONG,
+    ONE,
+    SMALL,
+    THREE,
+    TWO,
+    analysis,
+    events,
+    protocol,
+    several,
+    several_protocol,
+    study,
+)
 
 from cask_eval.report import gather, html, markdown, text, write
 
@@ -84,7 +97,8 @@ def test_every_number_is_on_the_page(data, page, source):
             shown = " ".join(shown.split())
             assert shown in page.text
             assert shown in " ".join(plain.replace("&lt;", "<").replace("&gt;", ">").split())
-        for arm in cell.arms:
+    for _, arms in data.arms:
+        for arm in arms:
             for shown in (
                 arm.preset,
                 arm.params,
@@ -198,16 +212,18 @@ def test_terminal_lines(data):
 
 
 def test_plan_and_deviations(data):
-    assert data.plan.scores.configs == ("lambda=0.1", "lambda=0.25", "lambda=0.5")
-    assert [chosen for _, _, chosen in data.plan.scores.rows] == [1, 1, 1, 1]
-    assert data.plan.scores.mean == ("72.5\u00a0%", "75.5\u00a0%", "70.5\u00a0%")
+    (tuned,) = data.plan.scores
+    assert tuned.configs == ("lambda=0.1", "lambda=0.25", "lambda=0.5")
+    assert [chosen for _, _, chosen in tuned.rows] == [1, 1, 1, 1]
+    assert tuned.mean == ("72.5\u00a0%", "75.5\u00a0%", "70.5\u00a0%")
+    assert data.plan.screening is None and data.screened == ""
     assert {m.cell for m in data.plan.matches} == {c.name for c in data.cells}
     assert "torch differed between registration (2.6.0) and the held-out run (2.7.0)." in data.deviations
     assert any("interrupted once" in line for line in data.deviations)
 
 
 def test_arms_come_in_the_order_they_are_run(data):
-    assert [a.name for a in data.cells[0].arms] == ["baseline", "candidate", "full"]
+    assert [[a.name for a in arms] for _, arms in data.arms] == [["baseline", "candidate", "full"]] * 4
 
 
 def test_limits_depend_on_the_study():
@@ -222,7 +238,17 @@ def test_limits_depend_on_the_study():
 
 def test_little_is_enough():
     """No ledger, no cells: a report all the same, saying what it has."""
-    empty = analysis(cells=[], positive_cells=0, negative_cells=0, void_cells=0, family=0, notes=[], correction="none")
+    empty = analysis(
+        cells=[],
+        arms={},
+        screening=[],
+        positive_cells=0,
+        negative_cells=0,
+        void_cells=0,
+        family=0,
+        notes=[],
+        correction="none",
+    )
     data = gather(empty, protocol(), [])
     assert data.plan is None and data.deviations == ()
     assert "None recorded." in Page(html.render(data)).text
@@ -232,21 +258,17 @@ def test_little_is_enough():
 
 def test_unknown_measurements_are_dashes():
     """An arm that left no account has no cache to print, and its cell no ratio."""
-    cell = analysis().cells[3]
-    arm = cell.arms["candidate"].model_copy(
+    cell, arms = analysis().cells[3], analysis().arms
+    arm = arms[f"{LONG}/b128"]["candidate"].model_copy(
         update=dict.fromkeys(("mean_cache", "pooled_cache", "peak_cache", "active", "mean_output_tokens"), "")
         | {"kept_min": None}
     )
     interval = cell.matched.interval.model_copy(update={"low": "", "high": ""})
-    cell = cell.model_copy(
-        update={
-            "arms": {**cell.arms, "candidate": arm},
-            "matched": cell.matched.model_copy(update={"ratio": "", "interval": interval}),
-        }
-    )
-    data = gather(analysis(cells=[cell]), protocol(), [])
-    [shown] = data.cells
-    assert (shown.ratio, shown.ratio_interval, shown.arms[1].mean_cache, shown.arms[1].kept) == ("—",) * 4
+    cell = cell.model_copy(update={"matched": cell.matched.model_copy(update={"ratio": "", "interval": interval})})
+    arms = {cell.cell: {**arms[cell.cell], "candidate": arm}}
+    data = gather(analysis(cells=[cell], arms=arms), protocol(), [])
+    [shown], [(_, (_, held, _))] = data.cells, data.arms
+    assert (shown.ratio, shown.ratio_interval, held.mean_cache, held.kept) == ("—",) * 4
     assert "candidate —" in html.render(data)
     assert text.render(data).plain and markdown.render(data)
 
@@ -275,6 +297,99 @@ def test_amendments_are_named():
 def test_names_with_dollar_signs_are_not_formulas():
     cells = [c.model_copy(update={"cell": "$\\frac{x$" + HOSTILE}) for c in analysis().cells[:1]]
     assert "\\frac" in html.render(gather(analysis(cells=cells), protocol(), []))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return several(ONE, THREE)
+
+
+class TestSeveralCandidates:
+    @pytest.fixture
+    def data(self, wide):
+        return wide
+
+    @pytest.fixture
+    def page(self, data):
+        return Page(html.render(data))
+
+    def test_banner(self, data, page):
+        assert data.counts == "2 positive, 2 negative, 2 null, 2 void of 8 registered comparisons"
+        assert data.screened == (
+            f"2 of 3 candidates confirmed; dev gain in points: {ONE} +7.0, {TWO} −1.0 (out), {THREE} +0.1"
+        )
+        assert "Bonferroni over 8 registered comparisons" in data.test
+        for shown in (data.counts, data.screened):
+            assert shown in page.text and markdown.escape(shown) in markdown.render(data)
+            assert shown in text.render(data).plain
+
+    def test_screening_table(self, data, page):
+        screening = data.plan.screening
+        assert screening.rule == (
+            "the best 2 of 3 by mean dev gain over the baseline, of those that gain at least 0.0 points; ties go to "
+            "the one listed first"
+        )
+        assert (screening.baseline.mean, screening.baseline.scores[0]) == ("57.0\u00a0%", "57.0\u00a0%")
+        found = [(r.candidate, r.preset, r.scores[0], r.mean, r.gain, r.word) for r in screening.rows]
+        assert found == [
+            (ONE, "alpha", "65.0\u00a0%", "75.5\u00a0%", "+7.0", "confirmed"),
+            (TWO, "ams", "56.0\u00a0%", "56.0\u00a0%", "−1.0", "screened out"),
+            (THREE, "third", "57.1\u00a0%", "57.1\u00a0%", "+0.1", "confirmed"),
+        ]
+        for row in found:
+            for shown in row:
+                shown = " ".join(shown.split())
+                assert shown in page.text and shown in " ".join(markdown.render(data).replace("\\", "").split())
+
+    def test_results_come_candidate_by_candidate(self, data, page):
+        assert [(name, [c.cell for c in cells]) for name, cells in data.groups] == [
+            (name, [c.name for c in several_protocol().cells]) for name in (ONE, THREE)
+        ]
+        assert [c.name for c in data.cells] == [
+            f"{name} {c.name}" for name in (ONE, THREE) for c in several_protocol().cells
+        ]
+        groups = [i for i, (tag, a) in enumerate(page.tags) if tag == "tr" and a.get("class") == "group"]
+        assert len(groups) == 2 + 2 + 4  # results, tests, and the arms of each cell
+        lines = text.render(data).plain.splitlines()
+        assert sum(line.startswith(f"{ONE} {SMALL}") for line in lines) == 2
+        assert f"| {ONE} {SMALL}/b64 | positive |" in markdown.render(data)
+
+    def test_each_arm_is_shown_once_in_a_cell(self, data):
+        assert [[a.name for a in arms] for _, arms in data.arms] == [["baseline", ONE, THREE, "full"]] * 4
+
+    def test_the_forest_plot_names_candidate_and_cell(self, page):
+        forest = next(a["aria-label"] for tag, a in page.tags if tag == "svg")
+        assert f"{ONE} {SMALL}/b64 +14.0 points" in forest and f"{THREE} {SMALL}/b64 +14.0 points" in forest
+
+    def test_every_tuned_candidate_has_its_table(self, data, page):
+        assert [t.candidate for t in data.plan.scores] == [ONE, THREE]
+        assert f"{THREE}: accuracy on the dev split" in page.text
+        assert f"\n{THREE}:\n" in markdown.render(data).replace("\\", "")
+
+    def test_what_was_screened_out_is_not_judged(self, data, page):
+        line = next(line for line in data.limits if "screened out" in line)
+        assert f"({TWO})" in line and line in page.text
+        assert not any("screened out" in line for line in study().limits)
+
+    def test_too_few_survivors_are_counted(self):
+        assert several(ONE).counts == (
+            "1 positive, 1 negative, 1 null, 1 void, 4 without a survivor of 8 registered comparisons"
+        )
+
+    def test_nobody_survives(self):
+        data = several()
+        assert data.counts == "0 positive, 0 negative, 0 null, 0 void, 8 without a survivor of 8 registered comparisons"
+        page, plain = Page(html.render(data)), markdown.render(data)
+        for out in (page.text, plain):
+            assert "Nothing was compared, because no candidate survived the screening." in out
+            assert "Every test" not in out and "Which problems flipped" not in out and "screened out" in out
+        assert [[a.name for a in arms] for _, arms in data.arms] == [["baseline", "full"]] * 4
+        assert "0 of 3 candidates confirmed" in text.render(data).plain
+
+    def test_without_a_rule_all_are_confirmed(self):
+        everyone = several_protocol().model_copy(update={"screening": None})
+        screening = gather(analysis(family=12), everyone, events()).plan.screening
+        assert screening.rule == "no screening was registered: all 3 candidates are confirmed"
 
 
 def test_import_is_light():
