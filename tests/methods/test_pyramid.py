@@ -134,6 +134,13 @@ def test_heads_that_protect_unequally_keep_equally_many():
     assert got[:, 0].tolist() == [[119, 89], [81, 51], [42, 12], [30, 0]]
 
 
+def test_the_head_that_holds_least_limits_its_layer():
+    held = torch.arange(200) < torch.tensor([100, 150])[:, None]
+    none = torch.zeros(4, 1, 2, 200, dtype=torch.bool)
+    got = Pyramid(8, 20, 4).allocate(torch.zeros(4, 1, 2, 200), held.expand_as(none), none, torch.tensor([68]))
+    assert got[:, 0].tolist() == [[100, 100], [96, 96], [57, 57], [19, 19]]
+
+
 def test_what_cannot_be_kept_is_refused():
     scores, none = torch.zeros(3, 1, 1, 40), torch.zeros(3, 1, 1, 40, dtype=torch.bool)
     with pytest.raises(MethodError, match="123 entries per head over 3 layers.* 0 are protected.* 120 are there"):
