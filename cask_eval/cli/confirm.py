@@ -12,6 +12,8 @@ from cask_eval.cli.common import (
     gate_option,
     gated,
     json_option,
+    locked_protocol,
+    nobody_survived,
     print_json,
     quiet,
     say,
@@ -87,11 +89,14 @@ def consume(
     state, wanted = consumption(space, name)
     if state.consume is None:
         lock = state.register[1].splits["heldout"]
-        protocol = state.register[1].protocol
-        cells, arms = len(protocol["models"]) * len(protocol["budgets"]), 2 + len(protocol["controls"])
+        protocol, survivors = locked_protocol(state.register[1]), state.select[1].survivors
+        cells, arms = len(protocol.cells), len(protocol.heldout_arms(survivors))
+        if not survivors:
+            say(nobody_survived(protocol))
         say(
             f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of "
-            f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\nprotocol digest: {wanted}"
+            f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\n"
+            f"protocol digest: {wanted}"
         )
         if not digest and not sys.stdin.isatty():
             raise CaskError(

@@ -51,8 +51,8 @@ def lock(protocol: Path, device: str):
     warnings = [f"{f.field}: {f.message}" for f in findings]
     if manifest and (spent := consumers(Ledger(workspace.ledger).events(), manifest.merkle_root)):
         warnings.append(
-            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have shaped "
-            "this protocol, and the verifier will say so; freeze fresh problems if you can"
+            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have "
+            "shaped this protocol, and the verifier will say so; freeze fresh problems if you can"
         )
     for line in warnings:
         say(f"warning: {line}")

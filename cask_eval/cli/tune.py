@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
 import click
 
 from cask_eval.cli.common import (
     command_line,
     device_options,
     json_option,
+    locked_protocol,
+    nobody_survived,
     print_json,
     quiet,
+    say,
     study_argument,
     watch,
     workspace,
 )
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.ledger.events import Select
 
 
 @click.command("tune")
@@ -24,16 +33,32 @@ from cask_eval.workspace import Workspace
 @click.pass_context
 def command(ctx: click.Context, study: str | None, device: str, slots: int, as_json: bool) -> None:
     """Run the dev split of STUDY (default: the one that is registered), match each arm's budget to the baseline's
-    mean cache, and freeze what the registered rule chooses."""
+    mean cache, and freeze what the registered rules choose."""
     space = workspace(ctx)
     event, chosen = choose(space, study, device, slots)
     if as_json:
         print_json(event.model_dump(mode="json"))
         return
-    for cell, config in chosen.chosen.items():
-        arm = chosen.arms[cell]["candidate"]
-        click.echo(f"{cell}: {config}, budget {arm.schedule.budget}")
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import StudyState
+
+    show(chosen)
+    if not chosen.survivors:
+        registered = StudyState.of(Ledger(space.ledger).events(), event.study).register[1]
+        say(nobody_survived(locked_protocol(registered)))
     click.echo(f"next: {command_line(space, f'confirm {event.study} --split heldout')}")
+
+
+def show(chosen: Select) -> None:
+    """What was frozen, one line per comparison, after one line per candidate where there are several."""
+    several = len(chosen.gains) > 1
+    for name, gain in chosen.gains.items() if several or not chosen.survivors else ():
+        points = f"{100 * float(Fraction(gain)):+.1f} points"
+        click.echo(f"{name}: dev gain {points}, {'confirmed' if name in chosen.survivors else 'screened out'}")
+    for name in chosen.survivors:
+        for cell, arms in chosen.arms.items():
+            label = f"{name} {cell}" if several else cell
+            click.echo(f"{label}: {chosen.chosen[cell][name]}, budget {arms[name].schedule.budget}")
 
 
 def choose(space: Workspace, study: str | None, device: str, slots: int):
