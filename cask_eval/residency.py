@@ -151,7 +151,7 @@ def happenings(
         step = book.position - prompt_tokens
         if schedule.trigger == "boundary":
             chance = schedule.first_chance(book.resident, book.prefix, prompt_tokens)
-            wait = next((w for w in range(chance, wait) if step + w in ends), wait)
+            wait = next((w for w in range(chance, min(wait, steps - step + 1)) if step + w in ends), wait)
         if step + wait > steps:
             break
         book.grow(wait)

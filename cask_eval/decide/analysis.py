@@ -11,6 +11,7 @@ from typing import Literal
 from cask_eval.canonical import digest
 from cask_eval.decide.arms import ArmTrials, sort_records
 from cask_eval.decide.branches import decide
+from cask_eval.decide.budgets import footprint_of
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import (
     AnalysisDocument,
@@ -136,8 +137,12 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
     chosen, out = select.arms.get(cell.name, {}), {}
     for name in names:
         choice = chosen.get(name)
-        prompt = choice.schedule.prompt if choice else ""
-        own = ArmTrials(protocol.generation.samples, trials[cell.name, name], prompt)
+        own = ArmTrials(
+            protocol.generation.samples,
+            trials[cell.name, name],
+            choice.schedule.prompt_policy if choice else "",
+            footprint_of(choice) if choice else None,
+        )
         out[name] = _Arm(own, choice, protocol.arms[name], cell.budget)
     return out
 

@@ -11,17 +11,20 @@ from cask_eval.decide.matched import Caches, mean
 from cask_eval.decide.model import ArmResult, number
 from cask_eval.errors import RecordError
 from cask_eval.fields import Param
+from cask_eval.footprint import Footprint
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 
 
 @dataclass(frozen=True)
 class ArmTrials:
-    """One arm in one cell. trials: problem → its records; every registered problem is a key."""
+    """One arm in one cell. trials: problem → its records; every registered problem is a key. prompt, footprint: as in
+    `Caches`; "" and None for an arm that was not frozen."""
 
     samples: int
     trials: dict[str, list[Record]]
     prompt: str = ""
+    footprint: Footprint | None = None
 
     @cached_property
     def right(self) -> dict[str, int]:
@@ -47,6 +50,7 @@ class ArmTrials:
             },
             truncated=self.count("truncated"),
             prompt=self.prompt,
+            footprint=self.footprint,
         )
 
     def count(self, status: str) -> int:

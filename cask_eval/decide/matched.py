@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
 
 from cask_eval.decide.model import Interval, MatchedResult, number
+from cask_eval.footprint import Footprint
 from cask_eval.protocol.model import MatchedCache
 from cask_eval.residency import Residency
 from cask_eval.stats.bootstrap import bootstrap_ratio_interval
@@ -26,18 +27,20 @@ class Caches:
 
     accounts: problem → the accounts of its samples; every registered problem is a key, and one whose trials are
     missing or failed has fewer than `samples`. truncated: trials that met the length cap. prompt: the schedule's
-    prompt policy.
+    prompt policy (`ScheduleLock.prompt_policy`). footprint: what the arm's method holds; None, and then no account
+    can be judged, where none was frozen.
     """
 
     samples: int
     accounts: Mapping[str, Sequence[Residency]]
     truncated: int
     prompt: str
+    footprint: Footprint | None
 
     @cached_property
     def faults(self) -> list[str]:
         """One line per account that contradicts itself."""
-        named = ((p, fault(a)) for p, several in self.accounts.items() for a in several)
+        named = ((p, fault(a, self.footprint)) for p, several in self.accounts.items() for a in several)
         return [f"{p}: {found}" for p, found in named if found]
 
     @cached_property
@@ -45,7 +48,7 @@ class Caches:
         """The accounts without a fault."""
         if not self.faults:
             return {p: list(several) for p, several in self.accounts.items()}
-        return {p: [a for a in several if not fault(a)] for p, several in self.accounts.items()}
+        return {p: [a for a in several if not fault(a, self.footprint)] for p, several in self.accounts.items()}
 
     @cached_property
     def every(self) -> list[Residency]:
@@ -63,7 +66,7 @@ class Caches:
     @property
     def active(self) -> Fraction | None:
         """Share of trials with at least one event; None without trials."""
-        return Fraction(sum(1 for a in self.every if a.events), len(self.every)) if self.every else None
+        return Fraction(sum(1 for a in self.every if a.active), len(self.every)) if self.every else None
 
 
 def mean(values: Sequence[Fraction]) -> Fraction:
@@ -72,22 +75,22 @@ def mean(values: Sequence[Fraction]) -> Fraction:
     return Fraction(sum(v.numerator * (common // v.denominator) for v in values), common * len(values))
 
 
-def fault(account: Residency) -> str | None:
-    """What is wrong with an account, None when it agrees with itself."""
+def fault(account: Residency, footprint: Footprint | None) -> str | None:
+    """What is wrong with an account, None when its numbers are those that its events, or its chains, give."""
+    if footprint is None:
+        return "what its method holds was never frozen"
     if min(account.layers, account.kv_heads, account.entry_bytes) < 1:
         return "it has no layers, heads or bytes per entry"
     try:
-        tally = account.tally()
+        again = account.again(footprint)
     except ValueError as error:
         return str(error)
-    if tally != (account.entries, account.peak_entries):
-        return (
-            f"its events give {tally[0]} entries with peak {tally[1]}, but it states {account.entries} "
-            f"with peak {account.peak_entries}"
-        )
-    if account.mean <= 0:
-        return "nothing was resident"
-    return None
+    for name in (f.name for f in fields(Residency)):
+        stated, given = getattr(account, name), getattr(again, name)
+        if stated != given:
+            part = "chains that contradict themselves" if name == "chains" else f"{stated} {name}, but {given} follow"
+            return f"it states {part}"
+    return None if account.mean > 0 else "nothing was resident"
 
 
 def compare(baseline: Caches, candidate: Caches, difference: Fraction, rule: MatchedCache, seed: int) -> MatchedResult:
@@ -153,7 +156,7 @@ def _account_faults(baseline: Caches, candidate: Caches) -> Iterable[str]:
 
 
 def _condition_faults(baseline: Caches, candidate: Caches, rule: MatchedCache) -> Iterable[str]:
-    if baseline.prompt != candidate.prompt:
+    if baseline.prompt != candidate.prompt and rule.prompt_policies == "same":
         yield f"prompt policies differ: baseline {baseline.prompt!r}, candidate {candidate.prompt!r}"
     if candidate.peak > Fraction(rule.peak_ratio) * baseline.peak:
         yield (

@@ -11,6 +11,9 @@ from pydantic import Field
 
 from cask_eval.fields import Digest, Name, Param, Strict
 
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
 Kind = Literal["register", "amend", "dev_run", "select", "consume", "records", "close", "analysis", "anchor"]
 
 
@@ -31,7 +34,8 @@ class PackageLock(Strict):
 
 class ModelLock(Strict):
     """A model as loaded. `files` maps file name → digest; `digest` covers them all. Sizes are the geometry that the
-    residency accounts are checked against; `stop_ids` are the tokens that end an output."""
+    residency accounts are checked against (`itemsize`: bytes of one number); `stop_ids` are the tokens that end an
+    output."""
 
     name: Name
     id: str
@@ -39,11 +43,18 @@ class ModelLock(Strict):
     files: dict[str, Digest]
     chat_template: Digest | None
     calibration: Digest | None
-    layers: Annotated[int, Field(ge=1)]
-    kv_heads: Annotated[int, Field(ge=1)]
-    entry_bytes: Annotated[int, Field(ge=1)]
-    max_prompt_tokens: Annotated[int, Field(ge=1)]
-    stop_ids: list[Annotated[int, Field(ge=0)]]
+    layers: Positive
+    query_heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    itemsize: Positive
+    max_prompt_tokens: Positive
+    stop_ids: list[Natural]
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one full-precision key and value of one KV head."""
+        return 2 * self.head_dim * self.itemsize
 
 
 class Environment(Strict):
@@ -67,25 +78,70 @@ class RecordsCommit(Strict):
 
 
 class ScheduleLock(Strict):
-    """`cask_eval.residency.Schedule` as registered; the verifier replays it. `kind` is `length` when the resident
-    counts follow from lengths alone, `content` when they depend on what was generated."""
+    """`cask_eval.schedule.Schedule` as registered; the verifier replays it."""
 
-    kind: Literal["length", "content"] = "length"
     trigger: str
-    budget: int
-    delta: int
+    budget: Positive
+    delta: Positive
     prompt: str
+    count_prompt: bool = True
+    overflow: str = "refuse"
+    recent: Natural = 0
+    earliest: Natural = 0
+    boundaries: list[Natural] = []
+    chains: Annotated[int, Field(ge=1, le=4096)] = 1
+
+    @property
+    def prompt_policy(self) -> str:
+        """What becomes of the prompt, in words; arms are comparable where it is the same."""
+        clipped = self.prompt == "pinned" and self.overflow != "refuse"
+        return f"{self.prompt} (the {self.overflow} entries where it fills the budget)" if clipped else self.prompt
+
+
+class PackingLock(Strict):
+    """`cask_eval.footprint.Packing` as registered."""
+
+    bits: Positive
+    group: Positive
+    residual: Positive
+
+
+class FootprintLock(Strict):
+    """`cask_eval.footprint.Footprint` as registered: what the method holds for one sequence, in bytes."""
+
+    heads: Positive
+    head_dim: Positive
+    itemsize: Positive
+    packing: PackingLock | None = None
+    trait_bytes: Natural = 0
+    shared_bytes: Natural = 0
+    fixed_bytes: Natural = 0
+
+
+# A fraction, as `cask_eval.decide.budgets.entries` writes it.
+Mean = Annotated[str, Field(pattern=r"^\d{1,30}/[1-9]\d{0,10}$")]
+
+
+class Evaluation(Strict):
+    """One step of the search for a budget: the dev trials at `budget` had the mean cache `dev_mean`."""
+
+    budget: Positive
+    dev_mean: Mean
 
 
 class ArmChoice(Strict):
-    """One arm of one cell, frozen: method, parameters, matched budget b′ and the dev caches that justified it.
-    `dev_mean` and `reference_mean` are exact fractions "p/q" of entries per layer and head."""
+    """One arm of one cell, frozen: method, parameters, schedule at the matched budget b′, footprint, and the dev caches
+    that justified the budget. `dev_mean` and `reference_mean` are in full-precision entries per layer and head.
+    `searched` lists, in order, what was run to find the budget of a candidate whose cache depends on what it
+    generates."""
 
     preset: str
     params: dict[str, Param]
     schedule: ScheduleLock
-    dev_mean: str
-    reference_mean: str
+    footprint: FootprintLock
+    dev_mean: Mean
+    reference_mean: Mean
+    searched: list[Evaluation] = []
 
 
 class Register(Strict):

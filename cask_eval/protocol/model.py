@@ -120,6 +120,11 @@ class MatchedCache(Strict):
     peak_ratio: Annotated[str, _between("1", "100")] = "1.5"
     min_active: Share = "0.8"
     max_cap_gap: Share = "0.10"
+    prompt_policies: Literal["same", "any"] = Field(
+        default="same",
+        description="'any' compares arms that treat the prompt differently, such as CASK with a pinned prompt; the "
+        "difference is then one of prompt policies too.",
+    )
 
 
 class Veto(Strict):

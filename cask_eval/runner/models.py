@@ -108,8 +108,10 @@ def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], ma
         chat_template=digest_bytes(json.dumps(template, sort_keys=True).encode()) if template else None,
         calibration=digest_file(calibration) if calibration else None,
         layers=shape.layers,
+        query_heads=shape.query_heads,
         kv_heads=shape.kv_heads,
-        entry_bytes=shape.entry_bytes,
+        head_dim=shape.head_dim,
+        itemsize=shape.dtype.itemsize,
         max_prompt_tokens=longest,
         stop_ids=sorted(stop_ids(decoder, tokenizer)),
     )
