@@ -21,7 +21,7 @@ from cask_eval.schedule import Schedule
 SMALL = {
     "delta": 4,
     "earliest": 2,
-    "recent": 2,
+    "recent": 4,
     "sink": 1,
     "window": 4,
     "group": 8,

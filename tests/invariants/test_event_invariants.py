@@ -58,7 +58,7 @@ def test_u3_budgets_down_to_the_least_possible(compressing, paper, data):
         part = policy.schedule(budget).split()[0]
     except (MethodError, ValueError):
         assume(False)
-    length = part.target(prompt) + data.draw(st.integers(1, 8))
+    length = max(part.target(prompt), prompt) + data.draw(st.integers(1, 8))
     e, target = meet(compressing, policy, [length], [prompt], budget, data.draw(st.integers(0, 99)))
     try:
         after = policy.compress(e, target)
