@@ -54,7 +54,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
     study = _reopen(workspace, registered, device)
     protocol = study.protocol
     ids = [p.id for p in study.dev.problems]
-    longest = {m.name: m.max_prompt_tokens for m in registered.models}
+    grounds = tuning.grounds(study, registered.models, device)
     bench = Bench(study, event.hash, device, slots)
     with RecordStore(workspace.records(name, "dev")).open() as store:
         if state.dev_run is None:
@@ -62,10 +62,10 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             watch.start(len(expected), len(store.done))
             matched = {}
             for cell in protocol.cells:
-                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell))
+                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, grounds[cell.model]))
                 bench.run(batch, store.done, store.append, watch.advance)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
-                matched[cell.name] = tuning.match(protocol, cell, baseline, longest[cell.model])
+                matched[cell.name] = tuning.match(protocol, cell, grounds[cell.model], baseline)
                 for arm, names in dev_runs(protocol).items():
                     for config in names if arm != "baseline" else ():
                         batch = Batch("dev", cell, arm, config, matched[cell.name][arm][config])
@@ -81,7 +81,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
         _say_failures(store, watch)
         records = list(store.read())
-        chosen = tuning.select(protocol, ids, records, state.dev_run[1])
+        chosen = tuning.select(protocol, ids, records, state.dev_run[1], grounds)
         _refuse_broken(records, chosen)
     return ledger.append(name, "select", chosen, allow=guard(name, "select"))
 
