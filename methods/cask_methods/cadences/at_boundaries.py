@@ -9,14 +9,16 @@ from typing import ClassVar
 from cask_eval.errors import MethodError
 from cask_eval.schedule import Schedule
 
+_UNKNOWN = "\ue000"
+"""A private character: a vocabulary of words reads it, and every word it lacks, as one token for the unknown."""
+
 
 @dataclass(frozen=True)
 class AtBoundaries:
     """Fires at the first delimiter once b + earliest entries are resident, and at b + latest at the latest (R-KV's
-    newline mode, https://arxiv.org/abs/2505.24133, generalised).
+    newline mode, https://arxiv.org/abs/2505.24133, generalised). From earliest = latest on it is the slack trigger.
 
-    delimiters: texts, separated by ``|``; those that are a single token of the model's vocabulary end a step.
-    earliest = latest is the slack trigger.
+    delimiters: texts, separated by ``|``; those that are one token of the model's vocabulary end a step.
     """
 
     name: ClassVar[str] = "at_boundaries"
@@ -29,14 +31,20 @@ class AtBoundaries:
         self, budget: int, prompt: str, encode: Callable[[str], list[int]] | None = None, **options
     ) -> Schedule:
         """Without `encode` the schedule knows no boundaries. Raises MethodError when no delimiter is one token."""
-        ids: tuple[int, ...] = ()
-        if encode is not None and self.earliest < self.latest:
-            ids = self.boundaries(encode)
+        if self.earliest >= self.latest:
+            return Schedule("slack", budget, self.latest, prompt, **options)
+        ids = self.boundaries(encode) if encode else ()
         return Schedule("boundary", budget, self.latest, prompt, earliest=self.earliest, boundaries=ids, **options)
 
     def boundaries(self, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
-        pieces = [encode(text) for text in self.delimiters.split("|") if text]
-        ids = sorted({ids[0] for ids in pieces if len(ids) == 1})
+        """Ids of the delimiters, each as it stands alone and as it follows a letter: some tokenizers put a space before
+        a text's first word. Raises MethodError when none is one token."""
+        letter, unknown = encode("a"), encode(_UNKNOWN)
+        pieces = []
+        for text in filter(None, self.delimiters.split("|")):
+            after = encode("a" + text)
+            pieces += [encode(text), after[len(letter) :] if after[: len(letter)] == letter else []]
+        ids = sorted({piece[0] for piece in pieces if len(piece) == 1 and piece != unknown})
         if not ids:
             raise MethodError(
                 f"none of the delimiters {self.delimiters!r} is a single token of this model; give other ones"

@@ -1,0 +1,57 @@
+"""M4: TriAttention whose events wait for the end of a reasoning step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from cask_eval.engine.method import Encode, param
+from cask_eval.schedule import Schedule
+from cask_methods.cadences.at_boundaries import AtBoundaries
+from cask_methods.presets.triattention import TriAttention
+
+
+@dataclass(frozen=True)
+class TriBoundaries(TriAttention):
+    """TriAttention that compresses at the first step delimiter beyond `earliest`, and at `delta` at the latest (R-KV's
+    newline mode, https://arxiv.org/abs/2505.24133, generalised)."""
+
+    summary: ClassVar[str] = "TriAttention with events at the ends of reasoning steps"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2505.24133"
+    reference: ClassVar[str | None] = "triattention"
+    mechanism: ClassVar[str] = "M4"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "R-KV's newline mode compresses at every newline beyond the budget; here an earliest and a latest step bound "
+        "the wait",
+        "a delimiter that the tokenizer does not hold as one token is ignored",
+        *TriAttention.deviations,
+    )
+
+    trigger: str = param(
+        "slack",
+        "slack: an event that met no delimiter is forced at target + delta.",
+        source="TriAttention's default",
+        choices=("slack",),
+    )
+    earliest: int = param(
+        64,
+        "Steps after an event before a delimiter may fire the next; from delta on, events are forced anyway.",
+        source="ours: half of delta",
+        low=1,
+        null=128,
+    )
+    delimiters: str = param(
+        "\n|\n\n|.\n|.\n\n",
+        "Texts that end a step, separated by |.",
+        source="R-KV's newlines, and those that close a sentence",
+    )
+
+    def cadence(self) -> AtBoundaries:
+        return AtBoundaries(self.earliest, self.delta, self.delimiters)
+
+    def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
+        """Raises MethodError when no delimiter is one token of the model."""
+        schedule = super().schedule(budget, encode)
+        if encode is None or schedule.trigger != "boundary":
+            return schedule
+        return replace(schedule, boundaries=self.cadence().boundaries(encode))
