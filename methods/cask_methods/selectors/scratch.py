@@ -1,0 +1,208 @@
+"""Stage two of CASK: the generated entries that compete for slots, as a protected core and folded runs beside it
+(cask.md §1.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from cask_eval.engine.contract import Entries
+from cask_methods.rotary import unrotate
+from cask_methods.selectors import core as cores
+from cask_methods.selectors.runs import Descriptors, Rule, Scratch, merge_adjacent
+from cask_methods.selectors.top_k import highest
+
+
+def supports(scores: Tensor) -> Tensor:
+    """σ = softplus(s) + 1e-4, fp64."""
+    return softplus(scores.double()) + 1e-4
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates of R sequences, M at most: those of a row are its entries first … first + count − 1.
+
+    entries: as a method sees them, with n = M; where a row has fewer, they repeat its first. valid: [R, M] bool.
+    scores: [R, M] fp32. mass: [R, M] fp64, support times the tokens an entry stands for. low, high: [R, M] int64, the
+    positions it stands for. slots: [R] ≥ 2, how many may stay; every row has more candidates.
+    """
+
+    entries: Entries
+    first: Tensor
+    valid: Tensor
+    scores: Tensor
+    mass: Tensor
+    low: Tensor
+    high: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(cls, entries: Entries, scores: Tensor, first: Tensor, count: Tensor, slots: Tensor) -> Pool:
+        """entries: of R sequences. scores: [R, n]. first, count, slots: [R]. Traits ``count``, ``span_low`` and
+        ``span_high`` are read where they are kept."""
+        offset = torch.arange(int(count.max()), device=count.device)
+        valid = offset < count[:, None]
+        at = first[:, None] + torch.where(valid, offset, 0)
+        layers, _, heads, _, dim = entries.keys.shape
+        every = at[None, :, None].expand(layers, -1, heads, -1)
+        wide = every.unsqueeze(-1).expand(*every.shape, dim)
+        positions = entries.positions.gather(-1, every)
+
+        def trait(name: str, otherwise: Tensor) -> Tensor:
+            held = entries.traits.get(name)
+            return otherwise if held is None else held[0, :, 0].gather(-1, at).long()
+
+        own, s = positions[0, :, 0], scores.gather(-1, at).masked_fill(~valid, 0)
+        low, high = (trait(name, own) for name in ("span_low", "span_high"))
+        mass = (supports(s) * trait("count", torch.ones_like(own))).masked_fill(~valid, 0)
+        window = Entries(
+            entries.keys.gather(3, wide),
+            entries.values.gather(3, wide),
+            positions,
+            entries.prompt_tokens,
+            entries.length,
+            entries.seeds,
+            entries.events,
+            entries.geometry,
+            tokens=entries.tokens,
+        )
+        low, high = torch.where(low < 0, own, low), torch.where(high < 0, own, high)
+        return cls(window, first, valid, s, mass, low, high, slots)
+
+    @property
+    def count(self) -> Tensor:
+        return self.valid.sum(-1)
+
+    @property
+    def index(self) -> Tensor:
+        """[M]: numbers of the candidates within the window."""
+        return torch.arange(self.valid.shape[1], device=self.valid.device)
+
+    def best(self) -> Tensor:
+        """[R, M] bool: as many of the highest scores as there are slots."""
+        return highest(self.scores, self.valid, self.slots)
+
+    def scratch(self, with_values: bool) -> Scratch:
+        """What merging looks at. Rotation is the same in all heads at one position and keeps lengths, so the mean of
+        the unit keys is un-rotated, instead of every key. Raises FloatingPointError when keys are not finite."""
+        keys = self.entries.keys.to(torch.promote_types(self.entries.keys.dtype, torch.float32))
+        size = torch.linalg.vector_norm(keys, dim=-1, keepdim=True, dtype=torch.float64)
+        mean = (keys / torch.where(size > 0, size, 1)).mean((0, 2))
+        if not bool(torch.isfinite(mean).all()):
+            raise FloatingPointError("two-stage selection met keys that are not finite")
+        direction = unrotate(mean, self.entries.positions[0, :, 0], self.entries.geometry)
+        values = self.entries.values.float().movedim((0, 2), (2, 3)).flatten(2, 3) if with_values else None
+        return Scratch(direction, self.mass, self.scores.double(), self.low, self.high, values)
+
+    def spread(self, x: Tensor, over: Tensor) -> Tensor:
+        """`over` [R, n] with the values `x` [R, M] at the candidates."""
+        spare = torch.cat([over, over[:, :1]], -1)
+        spot = torch.where(self.valid, self.first[:, None] + self.index, over.shape[1])
+        return spare.scatter(-1, spot, x.to(over.dtype))[:, :-1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """core, kept: [R, M] bool. into: [R, M] int64, the kept candidate that each becomes part of, -1 where it is
+    evicted. wanted: [R], the core's size before any demotion. low, high: [R, M], spans afterwards."""
+
+    core: Tensor
+    kept: Tensor
+    into: Tensor
+    wanted: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def keep_best(pool: Pool, order: Tensor, wanted: Tensor) -> Outcome:
+    """The core, and the best scores beside it; nothing is merged."""
+    core = _first(order, wanted)
+    kept = core | highest(pool.scores, pool.valid & ~core, pool.slots - wanted)
+    return Outcome(core, kept, torch.where(kept, pool.index, -1), wanted, pool.low, pool.high)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How runs are folded; the parameters of `two_stage.TwoStage` of these names."""
+
+    core: str
+    local_window: int
+    similarity: float
+    gate: float
+    distance: float
+    representative: str
+
+
+def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how: Folding) -> Outcome:
+    """The core, and descriptors of the runs beside it.
+
+    order: [R, M] the core's ranking, of which it takes the `wanted` [R] first, fewer than there are slots. same_phase:
+    [R, M] bool, whether a candidate and the next one lie in the same phase of the text.
+    """
+    scratch, vetoes = pool.scratch(bool(how.distance)), bool(how.gate or how.distance)
+    gate = how.gate * pool.scores.double().masked_fill(~pool.best(), 0).sum(-1) / pool.slots
+    fits, demotes = cores.room(order, pool.valid, pool.slots), how.core == "demote"
+    member, link = _runs(pool, _first(order, wanted), same_phase)
+    phased = member.sum(-1) - link.sum(-1) <= pool.slots - wanted
+    size = torch.where(phased, wanted, cores.largest(fits, wanted)) if demotes else wanted
+    # The core is touched only after the gate is gone.
+    gated = (size == wanted) & bool(how.gate)
+    while True:
+        core = _first(order, size)
+        member, link = _runs(pool, core, same_phase | ~phased[:, None])
+        limit = torch.where(gated, gate, torch.inf) if how.gate else None
+        merges = (member.sum(-1) - (pool.slots - size)).clamp_min(0)
+        done = merge_adjacent(
+            scratch, member, link, merges, Rule(how.local_window, how.similarity, limit, how.distance)
+        )
+        # Without vetoes every merge is possible in as many runs as there are slots: nothing is left to relax.
+        if not vetoes:
+            break
+        stuck = done.short > 0
+        unphase, ungate = stuck & phased, stuck & ~phased & gated
+        demote = stuck & ~phased & ~gated & (size > 0) & demotes
+        if not bool((unphase | ungate | demote).any()):
+            break
+        phased, gated = phased & ~unphase, gated & ~ungate
+        size = torch.where(demote, cores.largest(fits, size - 1), size)
+    into, low, high = _represent(pool, member, done, pool.slots - size, how.representative)
+    into = torch.where(core, pool.index, into)
+    return Outcome(core, into == pool.index, into, wanted, low, high)
+
+
+def _represent(
+    pool: Pool, member: Tensor, done: Descriptors, room: Tensor, representative: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each member goes, [R, M], -1 for those of descriptors that are evicted because there are more than `room`
+    [R]; and the spans, a descriptor's union at its representative."""
+    stays = highest(done.mass, done.starts, torch.minimum(room, done.starts.sum(-1)))
+    # Descriptors are intervals: a member's is the one that started last.
+    start = torch.where(done.starts, pool.index, 0).cummax(-1).values
+    eligible = member
+    if representative == "score_max_source":
+        score = pool.scores.masked_fill(~member, -torch.inf)
+        best = torch.full_like(score, -torch.inf).scatter_reduce(-1, start, score, "amax")
+        eligible = member & (score == best.gather(-1, start))
+    last = torch.where(eligible, pool.index, -1)
+    chosen = torch.full_like(last, -1).scatter_reduce(-1, start, last, "amax")
+    into = torch.where(member & stays.gather(-1, start), chosen.gather(-1, start), -1)
+    is_chosen = into == pool.index
+    low, high = (
+        torch.where(is_chosen, merged.gather(-1, start), own)
+        for merged, own in ((done.low, pool.low), (done.high, pool.high))
+    )
+    return into, low, high
+
+
+def _runs(pool: Pool, core: Tensor, together: Tensor) -> tuple[Tensor, Tensor]:
+    """Which candidates are not core, and which of those belong to one run with the next one, [R, M] bool each."""
+    member = pool.valid & ~core
+    following = torch.cat([member[:, 1:], torch.zeros_like(member[:, :1])], -1)
+    return member, member & following & together
+
+
+def _first(order: Tensor, size: Tensor) -> Tensor:
+    return cores.inverse(order) < size[:, None]
