@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cask_eval.engine.method import param
 from cask_methods.presets.triattention import TriAttention
-from cask_methods.selectors.diverse import SPACES, TAUS, Diverse
+from cask_methods.selectors.diverse import PENALTIES, SPACES, TAUS, Diverse
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,17 @@ class Alpha(TriAttention):
         choices=SPACES,
     )
 
+    penalty: str = param(
+        "max",
+        "How resemblance to several kept entries adds up: the max, the mean or the sum of their positive cosines.",
+        source="ours: with max, the penalty is bounded and does not grow with the budget",
+        choices=PENALTIES,
+    )
+    seed_protected: bool = param(
+        False,
+        "Whether entries that are kept anyway (prompt, sink, newest) count as kept from the start.",
+        source="ours: otherwise everything that resembles the prompt is penalised",
+    )
+
     def selector(self) -> Diverse:
-        return Diverse(self.lambda_, self.tau, self.space)
+        return Diverse(self.lambda_, self.tau, self.space, self.penalty, self.seed_protected)

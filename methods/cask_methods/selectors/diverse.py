@@ -9,20 +9,34 @@ import torch
 from torch import Tensor
 
 from cask_eval.engine.contract import Entries, Selection
+from cask_methods.selectors.greedy import (
+    SPACES,
+    TAUS,
+    Cosines,
+    Rows,
+    gram_pays,
+    mean_per_row,
+    overlap,
+    rows_of,
+    spread,
+    unit_vectors,
+)
 from cask_methods.selectors.top_k import TopK
 
-SPACES = ("values", "values_centred", "keys")
-TAUS = ("std", "1", "range")
+__all__ = ["PENALTIES", "SPACES", "TAUS", "Diverse", "greedy", "spread", "unit_vectors"]
 
-_GRAM_BYTES = 1 << 31
-_GRAM_ENTRIES_PER_PICK = 16
+PENALTIES = ("max", "mean", "sum")
+PATHS = ("auto", "gram", "incremental", "lazy")
+
+_LAZY_BLOCK = 16
+_LAZY_ENTRIES = 512
 
 
 @dataclass(frozen=True)
 class Diverse:
     """Set-conditioned greedy selection: quota times, keep argmax over the rest of s_i − λ·τ·m_i(S).
 
-    m_i(S) = max(0, max over j already picked of cos(v_i, v_j)), 0 before the first pick; zero vectors resemble
+    m_i(S) = max over j already picked of max(0, cos(v_i, v_j)), 0 before the first pick; zero vectors resemble
     nothing. Ties go to the lowest logical position. λ = 0 is the stable top-k, bit for bit, because the penalty is
     scaled and the score is not. m only grows and the order of picks matters: the rule is maximal marginal relevance
     (https://doi.org/10.1145/290941.291025), not the maximisation of a submodular set function.
@@ -31,11 +45,13 @@ class Diverse:
     space: where cosines are taken: ``values``, ``values_centred`` (less the candidates' mean), or ``keys`` (rotated,
         as cached). When a decision is shared over layers or heads, the unit vectors of all of them are concatenated,
         so that the cosine is the mean cosine.
-    path: ``auto`` computes Gram matrices (for as many rows at a time as fit 2 GiB) when a row has at most 16 entries
-        per pick, about where one CPU thread breaks even, and otherwise one product per pick (``gram`` and
-        ``incremental`` force either). Both make the same picks up to rounding of the cosines.
-
-    Protected entries do not seed S: the penalty would otherwise reach everything that resembles the prompt.
+    penalty: m is the ``max``, the ``mean`` or the ``sum`` of max(0, cos) over S.
+    seed_protected: whether S starts with the protected entries. Off, because the penalty would otherwise reach
+        everything that resembles the prompt.
+    path: how, not what; all make the same picks up to rounding of the cosines. ``gram`` computes Gram matrices (for as
+        many rows at a time as fit 2 GiB), ``incremental`` one product per pick, ``lazy`` only the cosines of entries
+        that may be next. ``auto`` takes Gram matrices for at most 16 entries per pick (on a CPU, below 512 entries);
+        beyond that ``lazy`` on a CPU, and ``incremental`` elsewhere, because the lazy loop waits for the device.
     """
 
     name: ClassVar[str] = "diverse"
@@ -43,105 +59,135 @@ class Diverse:
     lambda_: float = 0.5
     tau: str = "std"
     space: str = "values"
+    penalty: str = "max"
+    seed_protected: bool = False
     path: str = "auto"
 
     def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries) -> Selection:
-        """Raises FloatingPointError when scores or
-        vectors of candidates are not finite and λ > 0."""
+        """Measures, for λ > 0: ``redundancy``, the mean m of the picks when they were picked, and ``top_k_overlap``,
+        the share of them that the plain top-k picks too. Raises FloatingPointError when scores or vectors of
+        candidates are not finite and λ > 0."""
         if self.lambda_ == 0:
             return TopK().select(scores, candidates, quota, entries)
-        shape, n = scores.shape, scores.shape[-1]
-        unit = unit_vectors(
-            entries.keys if self.space == "keys" else entries.values, candidates, centred=self.space == "values_centred"
-        )
-        weight = self.lambda_ * spread(scores, candidates, self.tau)
-        if not bool(torch.isfinite(weight).all()):
-            raise FloatingPointError("diverse selection met scores that are not finite")
-        quota = quota.expand(shape[:-1]).reshape(-1)
-        order = greedy(
-            scores.reshape(-1, n),
-            candidates.reshape(-1, n),
-            weight.reshape(-1, 1),
-            unit.reshape(-1, n, unit.shape[-1]),
+        rows = rows_of(
+            scores,
+            candidates,
             quota,
-            self.path,
+            entries,
+            weight=self.lambda_,
+            tau=self.tau,
+            space=self.space,
+            seeded=self.seed_protected,
         )
-        # Picks beyond a row's quota go to a spare column.
-        live = torch.arange(order.shape[1], device=order.device) < quota[:, None]
-        mask = torch.zeros(order.shape[0], n + 1, dtype=torch.bool, device=order.device)
-        mask.scatter_(1, torch.where(live, order, n), True)
-        return Selection(mask[:, :n].reshape(shape))
+        order, burden = greedy(rows, self.path, self.penalty)
+        keep = rows.mask(order).view(scores.shape)
+        measures = {
+            "redundancy": mean_per_row(burden, rows.live(), scores.shape),
+            "top_k_overlap": overlap(keep, scores, candidates, quota),
+        }
+        return Selection(keep, measures=measures)
 
 
-def spread(scores: Tensor, candidates: Tensor, tau: str) -> Tensor:
-    """τ per row, [..., 1] in the dtype of `scores`: population deviation (``std``) or ``range`` over the candidates,
-    or 1. Moments are summed in fp64, so that padding does not move them."""
-    if tau == "1":
-        return scores.new_ones(*scores.shape[:-1], 1)
-    if tau == "range":
-        top = scores.masked_fill(~candidates, -torch.inf).amax(-1, keepdim=True)
-        low = scores.masked_fill(~candidates, torch.inf).amin(-1, keepdim=True)
-        return (top - low).masked_fill(~candidates.any(-1, keepdim=True), 0)
-    count = candidates.sum(-1, keepdim=True).clamp_min(1)
-    mean = scores.masked_fill(~candidates, 0).sum(-1, keepdim=True, dtype=torch.float64) / count
-    deviation = (scores - mean).masked_fill(~candidates, 0)
-    return (deviation.square().sum(-1, keepdim=True) / count).sqrt().to(scores.dtype)
-
-
-def unit_vectors(vectors: Tensor, candidates: Tensor, *, centred: bool = False) -> Tensor:
-    """[L or 1, R, H or 1, n, E] fp32 unit vectors of `vectors` [L, R, H, n, D]; zero where the vector is zero or
-    `candidates` (whose shape says which axes are shared) is False. Shared axes are concatenated into E. Raises
-    FloatingPointError when a candidate's vector holds NaN or infinity."""
-    mask = candidates.unsqueeze(-1)
-    x = vectors.to(torch.promote_types(vectors.dtype, torch.float32)).masked_fill(~mask, 0)
-    if centred:
-        mean = x.sum(-2, keepdim=True, dtype=torch.float64) / mask.sum(-2, keepdim=True).clamp_min(1)
-        x = (x - mean.to(x.dtype)).masked_fill(~mask, 0)
-    # In fp64 no finite vector's square overflows or vanishes.
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    if not bool(torch.isfinite(norm).all()):
-        raise FloatingPointError("diverse selection met keys or values that are not finite")
-    norm = norm.to(x.dtype)
-    x = x / torch.where(norm > 0, norm, 1)
-    for axis in (0, 2):
-        shared = x.shape[axis]
-        if candidates.shape[axis] == 1 and shared > 1:
-            x = x.movedim(axis, -2).flatten(-2).unsqueeze(axis) / shared**0.5
-    return x
-
-
-def greedy(scores: Tensor, candidates: Tensor, weight: Tensor, unit: Tensor, quota: Tensor, path: str) -> Tensor:
-    """Picks in order, [N, max quota] indices; what a row lists beyond its quota has no meaning.
-
-    scores, candidates: [N, n]. weight: [N, 1], λ·τ. unit: [N, n, E]. quota: [N].
-    """
-    rows, n = scores.shape
-    steps = int(quota.max()) if rows else 0
-    fit = _GRAM_BYTES // (n * n * unit.element_size())
+def greedy(rows: Rows, path: str = "auto", penalty: str = "max") -> tuple[Tensor, Tensor]:
+    """Picks in order, [N, steps] indices, and m of each when it was picked, [N, steps]; what a row lists beyond its
+    quota has no meaning."""
+    count, n = rows.scores.shape
+    row_bytes = n * n * rows.unit.element_size()
     if path == "auto":
-        path = "gram" if n <= _GRAM_ENTRIES_PER_PICK * steps and fit else "incremental"
-    if path == "gram" and rows > max(1, fit):
-        order = torch.zeros(rows, steps, dtype=torch.long, device=scores.device)
-        for start in range(0, rows, max(1, fit)):
-            part = slice(start, start + max(1, fit))
-            got = greedy(scores[part], candidates[part], weight[part], unit[part], quota[part], path)
-            order[part, : got.shape[1]] = got
-        return order
-    gram = (unit @ unit.transpose(1, 2)).view(rows * n, n) if path == "gram" else None
-    left = scores.masked_fill(~candidates, -torch.inf)
-    nearest = torch.zeros_like(scores)
-    base = torch.arange(rows, device=scores.device) * n
-    flat = unit.reshape(rows * n, -1)
-    order = torch.empty(rows, steps, dtype=torch.long, device=scores.device)
-    for step in range(steps):
-        # Of equal maxima argmax returns the first, that is the lowest position.
-        pick = torch.addcmul(left, nearest, weight, value=-1).argmax(-1)
-        order[:, step] = pick
-        left.scatter_(1, pick[:, None], -torch.inf)
-        pick = pick + base
-        if gram is not None:
-            likeness = gram.index_select(0, pick)
+        on_cpu = rows.unit.device.type == "cpu"
+        if gram_pays(n, rows.steps, row_bytes) and not (on_cpu and n >= _LAZY_ENTRIES):
+            path = "gram"
         else:
-            likeness = (unit @ flat.index_select(0, pick).unsqueeze(-1)).squeeze(-1)
-        nearest = torch.maximum(nearest, likeness)
-    return order
+            path = "lazy" if on_cpu else "incremental"
+    solve = _lazy if path == "lazy" else _one_by_one
+    order = torch.zeros(count, rows.steps, dtype=torch.long, device=rows.scores.device)
+    burden = torch.zeros(count, rows.steps, dtype=rows.scores.dtype, device=rows.scores.device)
+    for at, part in rows.blocks(row_bytes if path == "gram" or rows.seeds is not None else 0):
+        order[at], burden[at] = solve(part, penalty, path == "gram")
+    return order, burden
+
+
+def _one_by_one(rows: Rows, penalty: str, gram: bool) -> tuple[Tensor, Tensor]:
+    cosines = Cosines(rows.unit, gram)
+    left = rows.scores.masked_fill(~rows.candidates, -torch.inf)
+    total, size = _seeded(rows, penalty)
+    order = torch.empty(len(left), rows.steps, dtype=torch.long, device=left.device)
+    burden = left.new_empty(len(left), rows.steps)
+    for step in range(rows.steps):
+        m = total / (size + step).clamp_min(1) if penalty == "mean" else total
+        # Of equal maxima argmax returns the first, that is the lowest position.
+        pick = torch.addcmul(left, m, rows.weight, value=-1).argmax(-1, keepdim=True)
+        order[:, step : step + 1] = pick
+        burden[:, step : step + 1] = m.gather(1, pick)
+        left.scatter_(1, pick, -torch.inf)
+        total = _add(total, cosines.to(pick.squeeze(1)), penalty)
+    return order, burden
+
+
+def _lazy(rows: Rows, penalty: str, _gram: bool) -> tuple[Tensor, Tensor]:
+    """The total of max(0, cos) over S, or the maximum, never falls as S grows. One that misses the latest picks thus
+    bounds the gain from above, and an entry whose total is up to date and whose gain no bound exceeds is the next
+    pick. Each row keeps a block of entries up to date, and takes the best bounds as its new block when the next pick
+    may lie outside."""
+    count, n = rows.scores.shape
+    left = rows.scores.masked_fill(~rows.candidates, -torch.inf)
+    start, size = _seeded(rows, penalty)
+    total = start.clone()
+    unit, block = rows.unit, min(n, _LAZY_BLOCK)
+    each = torch.arange(count, device=left.device)[:, None]
+    # The last column takes what rows without a pick would write.
+    order = torch.zeros(count, rows.steps + 1, dtype=torch.long, device=left.device)
+    burden = left.new_zeros(count, rows.steps + 1)
+    picked = unit.new_zeros(count, rows.steps + 1, unit.shape[-1])
+    done = torch.zeros(count, dtype=torch.long, device=left.device)
+    index = torch.zeros(count, block, dtype=torch.long, device=left.device)
+    vectors = unit.new_zeros(count, block, unit.shape[-1])
+    fresh = torch.zeros_like(rows.candidates)
+    while bool((done < rows.quota).any()):
+        m = total / (size + done[:, None]).clamp_min(1) if penalty == "mean" else total
+        bound = torch.addcmul(left, m, rows.weight, value=-1)
+        pick = bound.argmax(-1, keepdim=True)
+        wanted, ready = done < rows.quota, fresh.gather(1, pick).squeeze(1)
+
+        taken = wanted & ready
+        column = torch.where(taken, done, rows.steps)[:, None]
+        order.scatter_(1, column, pick)
+        burden.scatter_(1, column, m.gather(1, pick))
+        left.scatter_(1, pick, left.gather(1, pick).masked_fill(taken[:, None], -torch.inf))
+        vector = unit[each, pick] * taken[:, None, None]
+        picked.scatter_(1, column[..., None].expand_as(vector), vector)
+        likeness = (vectors @ vector.transpose(1, 2)).squeeze(-1)
+        total.scatter_(1, index, _add(total.gather(1, index), likeness, penalty))
+        done += taken
+
+        stale = (wanted & ~ready).nonzero()
+        if len(stale):
+            row = stale.squeeze(1)
+            best = bound[row].topk(block).indices
+            # Many ties may leave the pick itself out.
+            out = (best != pick[row]).all(-1)
+            best[:, -1] = torch.where(out, pick[row, 0], best[:, -1])
+            index[row], vectors[row] = best, unit[stale, best]
+            fresh[row] = False
+            fresh[stale, best] = True
+            likeness = vectors[row] @ picked[row, : int(done.max())].transpose(1, 2)
+            total[stale, best] = _add(start[stale, best], likeness, penalty)
+    return order[:, :-1], burden[:, :-1]
+
+
+def _add(total: Tensor, likeness: Tensor, penalty: str) -> Tensor:
+    """`total` [N, k] after picks whose cosines are `likeness` [N, k] or, for several picks at once, [N, k, picks]."""
+    if likeness.ndim > total.ndim:
+        likeness = likeness.clamp_min(0)
+        likeness = torch.nn.functional.pad(likeness, (0, 1))
+        likeness = likeness.amax(-1) if penalty == "max" else likeness.sum(-1)
+    return torch.maximum(total, likeness) if penalty == "max" else total + likeness.clamp_min(0)
+
+
+def _seeded(rows: Rows, penalty: str) -> tuple[Tensor, Tensor]:
+    """The totals [N, n] before the first pick, and the sizes [N, 1] of S."""
+    start = torch.zeros_like(rows.scores)
+    if rows.seeds is None:
+        return start, torch.zeros(len(start), 1, dtype=torch.long, device=start.device)
+    others = (rows.unit * rows.seeds.unsqueeze(-1)).transpose(1, 2)
+    return _add(start, rows.unit @ others, penalty), rows.seeds.sum(-1, keepdim=True)
