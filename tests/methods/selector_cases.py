@@ -28,18 +28,6 @@ def tau_of(scores, pool, tau):
     }[tau]
 
 
-def follow(order, pool, gain, close=CLOSE):
-    """Every pick of `order` has the greatest gain(i, earlier picks) of what is left of `pool`, up to `close`; of equal
-    gains the lowest index goes first. Returns nothing; fails where that is not so."""
-    picked = []
-    for pick in order:
-        gains = {i: gain(i, picked) for i in pool if i not in picked}
-        best = max(gains.values())
-        assert pick in gains and gains[pick] >= best - close, (picked, pick, gains)
-        assert all(i >= pick or x != gains[pick] for i, x in gains.items()), (picked, pick, gains)
-        picked.append(pick)
-
-
 def row(values, scores, candidates=None):
     """One row as tensors of the selector's shapes: values [n, D], scores [n]."""
     values = torch.as_tensor(values, dtype=torch.float32)[None, None, None]
