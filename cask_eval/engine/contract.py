@@ -96,7 +96,7 @@ class Entries:
 
     queries: [L, R, Hq, W, D], the newest queries rotated at query_positions [R, W] int64, oldest first, -1 (at the
     front) where there were fewer; None unless a part needs them. traits: name → [L, R, H, n], or [1, R, 1, n] for a
-    shared trait. tokens: [R, N] int64, the sequence's token ids by logical position, -1 beyond its length.
+    shared trait. bias: name of the trait that the attention adds to every logit of an entry, or "". tokens: [R, N] int64, the sequence's token ids by logical position, -1 beyond its length.
     """
 
     keys: Tensor
@@ -113,6 +113,7 @@ class Entries:
     query_positions: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: Tensor | None = None
+    bias: str = ""
 
     @property
     def resident(self) -> Tensor:

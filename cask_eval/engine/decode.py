@@ -246,6 +246,7 @@ class _Run:
             positions=capture.positions[None, :, None].expand(g.layers, rows, g.kv_heads, longest),
             geometry=g,
             traits=capture.traits,
+            bias=self.needs.bias,
             **self._about(target, longest),
         )
         if self.needs.queries:

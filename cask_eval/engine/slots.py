@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from cask_eval.engine.contract import Entries, Geometry, Needs
+from cask_eval.engine.packed import PackedStore
 from cask_eval.footprint import Packing
 
 # Probabilities that an observer sees at once, in elements.
@@ -38,12 +39,7 @@ class SlotCache:
         g = geometry
         self.geometry, self.slots, self.capacity = g, slots, capacity
         self.needs, self.observers = needs or Needs(), tuple(observers)
-        if packing:
-            from cask_eval.engine.packed import PackedStore
-
-            self.store = PackedStore(g, slots, capacity, packing, device)
-        else:
-            self.store = _Full(g, slots, capacity, device)
+        self.store = PackedStore(g, slots, capacity, packing, device) if packing else _Full(g, slots, capacity, device)
         self.positions = torch.full((g.layers, slots, g.kv_heads, capacity), -1, dtype=torch.int64, device=device)
         self.fill = torch.zeros(g.layers, slots, g.kv_heads, dtype=torch.int64, device=device)
         self.traits = {
@@ -166,6 +162,7 @@ class SlotCache:
             queries=queries,
             query_positions=at,
             traits={k: v[:, slots, :, :width] for k, v in self.traits.items()},
+            bias=self.needs.bias,
             **about,
         )
 

@@ -23,7 +23,7 @@ def history(entries: Entries, window: int) -> Tensor:
 
 
 def probabilities(entries: Entries, window: int, among: Tensor | None = None, *, max_logits: bool = False) -> Tensor:
-    """[L, R, H, G, W, n] fp32: softmax(q·k/√D) of the newest W = `window` remembered queries, oldest first.
+    """[L, R, H, G, W, n] fp32: softmax(q·k/√D), with the entries' bias if they have one, of the newest W = `window` remembered queries, oldest first.
 
     Keys and queries are rotated already, the rotary attention_scaling included. The softmax runs over the entries of
     `among` [L, R, H, n] bool (default: all resident ones) that are not newer than the query; all others get 0. The row
@@ -32,7 +32,7 @@ def probabilities(entries: Entries, window: int, among: Tensor | None = None, *,
     """
     queries, at = _newest(entries, window)
     among = entries.resident if among is None else among & entries.resident
-    return _softmax(queries, at, entries.keys, entries.positions, among, max_logits)
+    return _softmax(queries, at, entries.keys, _bias(entries), entries.positions, among, max_logits)
 
 
 def mean_attention(entries: Entries, window: int, among: Tensor | None = None, group: str = "mean") -> Tensor:
@@ -45,11 +45,18 @@ def mean_attention(entries: Entries, window: int, among: Tensor | None = None, g
     among = entries.resident if among is None else among & entries.resident
     existing = (at >= 0).sum(-1).clamp_min(1)
     out = torch.empty(entries.positions.shape, dtype=torch.float32, device=entries.keys.device)
+    bias = _bias(entries)
     layers, rows = out.shape[:2]
     for block in _blocks(layers, rows, queries[0, 0, ..., 0].numel() * out.shape[-1] + entries.keys[0, 0].numel()):
         _, some = block
         rows_of = _softmax(
-            queries[block], at[some], entries.keys[block], entries.positions[block], among[block], group == "max_logits"
+            queries[block],
+            at[some],
+            entries.keys[block],
+            bias[block] if bias is not None else None,
+            entries.positions[block],
+            among[block],
+            group == "max_logits",
         )
         out[block] = rows_of.sum(4).mean(3) / existing[None, some, None, None]
     return out
@@ -76,10 +83,19 @@ def _newest(entries: Entries, window: int) -> tuple[Tensor, Tensor]:
     return queries[..., queries.shape[-2] - window :, :], at[:, at.shape[-1] - window :]
 
 
-def _softmax(queries: Tensor, at: Tensor, keys: Tensor, positions: Tensor, among: Tensor, max_logits: bool) -> Tensor:
+def _bias(entries: Entries) -> Tensor | None:
+    """[L, R, H, n]: what the attention adds to the logits of an entry."""
+    return entries.traits[entries.bias].expand(entries.positions.shape).float() if entries.bias else None
+
+
+def _softmax(
+    queries: Tensor, at: Tensor, keys: Tensor, bias: Tensor | None, positions: Tensor, among: Tensor, max_logits: bool
+) -> Tensor:
     layers, rows, heads, n, dim = keys.shape
     grouped = queries.float().reshape(layers, rows, heads, -1, dim) * dim**-0.5
     logits = (grouped @ keys.float().transpose(-1, -2)).view(layers, rows, heads, -1, at.shape[-1], n)
+    if bias is not None:
+        logits = logits + bias[:, :, :, None, None]
     if max_logits:
         logits = logits.amax(3, keepdim=True)
     # An absent query stands at -1, before every entry.

@@ -188,3 +188,17 @@ def test_a_kernel_of_one_is_the_identity(pooling):
 def test_an_even_kernel_is_refused(kernel):
     with pytest.raises(ValueError, match="odd"):
         pool(torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), kernel, "max")
+
+
+def test_the_attention_bias_of_entries_is_in_the_logits():
+    """An entry that stands for n alike ones with bias log n gets the weight that all of them would get."""
+    e = entries(geometry(), lengths=(6,), prompts=(2,), needs=Needs(queries=3), junk=False)
+    keys = torch.cat([e.keys[..., :1, :]] * 4 + [e.keys[..., 1:, :]], -2)
+    positions = torch.cat([e.positions[..., :1]] * 4 + [e.positions[..., 1:]], -1)
+    several = dataclasses.replace(e, keys=keys, values=keys, positions=positions)
+    mass = torch.tensor([4.0, 1, 1, 1, 1, 1]).log().expand(e.positions.shape)
+    one = dataclasses.replace(e, traits={"log_mass": mass}, bias="log_mass")
+    want = mean_attention(several, 3)
+    want = torch.cat([want[..., :4].sum(-1, keepdim=True), want[..., 4:]], -1)
+    assert torch.allclose(mean_attention(one, 3), want, atol=1e-6)
+    assert torch.allclose(probabilities(one, 3).sum(-1), torch.ones(()), atol=1e-6)
