@@ -1,134 +1,222 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
+from fractions import Fraction
 from functools import lru_cache
 
-from cask_eval.decide.budgets import matched_choice, measured, reference_choice, schedule_of
+from cask_eval.decide.budgets import (
+    Lengths,
+    entries,
+    footprint_of,
+    matched_choice,
+    measured,
+    reference_choice,
+    schedule_of,
+    search_fault,
+)
+from cask_eval.errors import MethodError
+from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import ArmChoice, ModelLock
 from cask_eval.records.model import Record
-from cask_eval.residency import Residency, Schedule, walk
-from cask_eval.verify.check import Skip, check
+from cask_eval.residency import Residency, expected, walk
+from cask_eval.schedule import Schedule
+from cask_eval.verify.check import Note, check
 from cask_eval.verify.evidence import Evidence
 
 _NEEDS = ("register", "protocol", "dev_run", "select", "dev", "heldout")
 
+# (phase, cell, arm, configuration) → what the ledger freezes there.
+_Frozen = dict[tuple[str, str, str, str], ArmChoice]
+
 
 @check("V16", "caches measured and matched", *_NEEDS)
 def v16(e: Evidence) -> Iterator[str]:
-    """Every account adds up, has its model's geometry and is the one that the frozen schedule must leave; the matched
-    budgets follow from the dev records; the verdicts on matching follow from the held-out ones."""
-    yield from _accounts(e)
-    yield from _budgets(e)
+    """Every account adds up to the byte, has its model's geometry and is the one that the frozen schedule must leave,
+    given what was generated; the matched budgets follow from the dev records; the verdicts on matching follow from the
+    held-out ones."""
+    assert e.register and e.protocol
+    locks = {m.name: m for m in e.register.models}
+    models = {cell.name: locks[cell.model] for cell in e.protocol.cells if cell.model in locks}
+    frozen = {}
+    for key, choice in _frozen(e).items():
+        faults = list(_lock_faults(choice, models.get(key[1])))
+        yield from (f"{'/'.join(filter(None, key))}: {what}" for what in faults)
+        if not faults:
+            frozen[key] = choice
+    yield from _accounts(e, models, frozen)
+    yield from _budgets(e, frozen)
     yield from _verdicts(e)
 
 
-def _accounts(e: Evidence) -> Iterator[str]:
-    assert e.register and e.protocol and e.dev_run and e.select and e.dev and e.heldout
-    models = {m.name: m for m in e.register.models}
-    model_of = {cell.name: models.get(cell.model) for cell in e.protocol.cells}
+def _frozen(e: Evidence) -> _Frozen:
+    assert e.dev_run and e.select
+    out = {
+        ("dev", cell, arm, config): choice
+        for cell, arms in e.dev_run.matched.items()
+        for arm, row in arms.items()
+        for config, choice in row.items()
+    }
+    return out | {
+        ("heldout", cell, arm, ""): choice for cell, arms in e.select.arms.items() for arm, choice in arms.items()
+    }
+
+
+def _lock_faults(choice: ArmChoice, model: ModelLock | None) -> Iterator[str]:
+    """Why a frozen choice cannot be replayed."""
+    if model is None:
+        yield "its model is not locked"
+        return
+    try:
+        schedule_of(choice)
+        footprint = footprint_of(choice)
+    except ValueError as error:
+        yield f"its schedule or footprint is none: {error}"
+        return
+    sizes = (footprint.heads, footprint.head_dim, footprint.itemsize)
+    if sizes != (model.layers * model.kv_heads, model.head_dim, model.itemsize):
+        yield "its footprint is of another geometry than the locked model's"
+
+
+def _accounts(e: Evidence, models: dict[str, ModelLock], frozen: _Frozen) -> Iterator[str]:
+    assert e.dev and e.heldout
     prompts: dict[tuple[str, str], int] = {}
-    content: set[str] = set()
     for r in (*e.dev.records, *e.heldout.records):
         where = f"{r.phase}/{r.cell}/{r.arm}/{r.config}/{r.problem}/{r.sample}"
-        lock = model_of.get(r.cell)
-        if lock is None:
-            yield f"{where}: its model is not locked"
+        choice, model = frozen.get((r.phase, r.cell, r.arm, r.config)), models.get(r.cell)
+        if choice is None or model is None:
+            yield f"{where}: the ledger freezes no schedule for this arm that could be replayed"
             continue
-        if r.phase == "dev":
-            choice = e.dev_run.matched.get(r.cell, {}).get(r.arm, {}).get(r.config)
-        else:
-            choice = e.select.arms.get(r.cell, {}).get(r.arm)
-        if choice is None:
-            yield f"{where}: the ledger freezes no schedule for this arm"
-            continue
-        if choice.schedule.kind != "length":
-            content.add(f"{r.cell}/{r.arm}")
-        first = prompts.setdefault((lock.name, r.problem), r.prompt_tokens) if r.status != "failed" else r.prompt_tokens
+        first = (
+            prompts.setdefault((model.name, r.problem), r.prompt_tokens) if r.status != "failed" else r.prompt_tokens
+        )
         if r.prompt_tokens != first:
             yield f"{where}: {r.prompt_tokens} prompt tokens, another trial of this problem had {first}"
-        for what in _account(r, lock, choice):
+        for what in _account(r, model, choice):
             yield f"{where}: {what}"
-    for arm in sorted(content):
-        yield Skip(f"{arm}: what it holds depends on what it generates, so its accounts cannot be replayed")
 
 
-def _account(r: Record, lock: ModelLock, choice: ArmChoice) -> Iterator[str]:
-    if r.prompt_tokens > lock.max_prompt_tokens:
-        yield f"{r.prompt_tokens} prompt tokens, but the model lock allows {lock.max_prompt_tokens}"
-    if r.residency is None:
+def _account(r: Record, model: ModelLock, choice: ArmChoice) -> Iterator[str]:
+    if r.prompt_tokens > model.max_prompt_tokens:
+        yield f"{r.prompt_tokens} prompt tokens, but the model lock allows {model.max_prompt_tokens}"
+    account = r.account()
+    if account is None:
         return
-    account = r.residency.account()
-    geometry = (lock.layers, lock.kv_heads, lock.entry_bytes)
-    if (account.layers, account.kv_heads, account.entry_bytes) != geometry:
-        yield "the account's layers, heads or entry bytes are not the locked model's"
     yield from _kept(r, account)
+    schedule, footprint = schedule_of(choice), footprint_of(choice)
     if r.status == "failed":
-        yield from _tally(account)
-        return
-    # The walk takes as long as the trial claims to be, so the claim must be borne out first.
-    steps = max(len(r.output_ids) - 1, 0)
-    if account.prompt_tokens != r.prompt_tokens or account.steps != steps:
-        yield (f"the account is over {account.prompt_tokens} + {account.steps} tokens, "
-               f"the trial over {r.prompt_tokens} + {steps}")  # fmt: skip
-    elif choice.schedule.kind != "length":
-        yield from _tally(account)
-    elif account != _walked(schedule_of(choice.schedule), r.prompt_tokens, steps, *geometry):
-        yield "the account is not the one that the frozen schedule leaves"
-        yield from _tally(account)
+        yield "it failed, and has an account all the same"
+    elif len(r.chains) != (schedule.chains if schedule.chains > 1 else 0):
+        yield f"it has {len(r.chains)} chains, the frozen schedule {schedule.chains}"
+    else:
+        follows = _follows(schedule, footprint, r, model.layers)
+        if account != follows:
+            yield f"the account is not the one that the frozen schedule leaves: {_difference(account, follows)}"
 
 
-def _tally(account: Residency) -> Iterator[str]:
-    try:
-        if account.tally() != (account.entries, account.peak_entries):
-            yield "the account's entries or peak are not what its events give"
-    except ValueError as error:
-        yield f"the account contradicts itself: {error}"
+def _follows(schedule: Schedule, footprint: Footprint, r: Record, layers: int) -> Residency:
+    """The account that the schedule leaves, given what was generated."""
+    if schedule.content_driven:
+        outputs = [chain.output_ids for chain in r.chains] or [r.output_ids]
+        return expected(schedule, footprint, r.prompt_tokens, outputs, layers)
+    return _walked(schedule, footprint, r.prompt_tokens, max(len(r.output_ids) - 1, 0), layers)
 
 
 @lru_cache(maxsize=4096)
-def _walked(schedule: Schedule, prompt: int, steps: int, layers: int, kv_heads: int, entry_bytes: int) -> Residency:
-    return walk(schedule, prompt, steps, layers=layers, kv_heads=kv_heads, entry_bytes=entry_bytes)
+def _walked(schedule: Schedule, footprint: Footprint, prompt: int, steps: int, layers: int) -> Residency:
+    return walk(schedule, footprint, prompt, steps, layers)
+
+
+def _difference(account: Residency, follows: Residency) -> str:
+    """The first field that differs, in words."""
+    for name in (f.name for f in fields(Residency)):
+        stated, due = getattr(account, name), getattr(follows, name)
+        if stated != due and name in ("events", "chains"):
+            where = next((i for i, (a, b) in enumerate(zip(stated, due)) if a != b), min(len(stated), len(due)))
+            return f"number {where + 1} of {len(stated)} {name}, where {len(due)} follow"
+        if stated != due:
+            return f"{name} is {stated}, but {due} follows"
+    return "nothing"
 
 
 def _kept(r: Record, account: Residency) -> Iterator[str]:
-    """What any head kept must be possible beside the sums over all heads."""
-    if (r.kept_min is None) != (not account.events) or (r.kept_max is None) != (not account.events):
-        yield "kept_min and kept_max must be given where there were events, and only there"
-    elif account.events and r.kept_min is not None and r.kept_max is not None:
-        after = [left for _, _, left in account.events]
-        if not r.kept_min * account.heads <= min(after) <= max(after) <= r.kept_max * account.heads:
-            yield f"heads are said to have kept {r.kept_min} to {r.kept_max}, which the events rule out"
+    """What any head kept must be possible beside the sums over all heads, which budgets may be spread over unevenly."""
+    after = [left for part in account.chains or [account] for _, _, left in part.events]
+    low, high, others = r.kept_min, r.kept_max, account.heads - 1
+    if low is None or high is None or not after:
+        if after or low is not None or high is not None:
+            yield "kept_min and kept_max must be given where there were events, and only there"
+        return
+    # Beside the head that kept most no other kept fewer than `low`, and beside the one that kept fewest none more than
+    # `high`.
+    possible = (
+        low * account.heads <= min(after)
+        and high + others * low <= max(after)
+        and min(after) <= low + others * high
+        and max(after) <= high * account.heads
+    )
+    if not possible:
+        yield f"heads are said to have kept {low} to {high}, which the events rule out"
 
 
-def _budgets(e: Evidence) -> Iterator[str]:
-    assert e.protocol and e.dev_run and e.select and e.dev
+def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
+    assert e.protocol and e.dev
+    candidates = {c.name for c in e.protocol.candidates}
     for cell in e.protocol.cells:
-        runs = e.dev_run.matched.get(cell.name, {})
-        baseline = runs.get("baseline", {}).get("")
-        if baseline is None:
-            yield f"{cell.name}: the dev run froze no baseline"
-            continue
-        lengths, mean = measured([r for r in e.dev.records if r.cell == cell.name and r.arm == "baseline"])
-        if baseline.schedule.budget != cell.budget:
-            yield f"{cell.name}: the baseline ran at budget {baseline.schedule.budget}, not at the registered one"
-        if baseline != reference_choice(baseline.preset, baseline.params, baseline.schedule, mean):
-            yield f"{cell.name}: the baseline's dev cache is {baseline.dev_mean}, the records give {mean}"
-
-        others = {
-            f"dev {arm} {c}": choice for arm, row in runs.items() if arm != "baseline" for c, choice in row.items()
-        }
-        others |= {arm: c for arm, c in e.select.arms.get(cell.name, {}).items() if arm != "baseline"}
-        for name, choice in others.items():
-            lock = choice.schedule
-            if lock.kind != "length":
+        own = [r for r in e.dev.records if r.cell == cell.name]
+        lengths, mean = measured(r for r in own if r.arm == "baseline")
+        if ("dev", cell.name, "baseline", "") not in frozen:
+            yield f"{cell.name}: the dev run froze no baseline that could be replayed"
+        for (phase, where, arm, config), choice in frozen.items():
+            if where != cell.name:
                 continue
-            expected = matched_choice(
-                choice.preset, choice.params, lambda b, lock=lock: schedule_of(lock, b), lengths, mean,
-                nominal=cell.budget,
-            )  # fmt: skip
-            if choice != expected:
-                yield (f"{cell.name}/{name}: the matched budget is {lock.budget} at {choice.dev_mean} entries, "
-                       f"the dev records give {expected.schedule.budget} at {expected.dev_mean}")  # fmt: skip
+            dev = [r for r in own if (r.arm, r.config) == (arm, config)] if phase == "dev" else None
+            fault = (
+                _reference_fault(choice, cell.budget, mean)
+                if arm == "baseline"
+                else _match_fault(choice, cell.budget, lengths, mean, arm in candidates, dev)
+            )
+            name = "/".join(filter(None, (phase, cell.name, arm, config)))
+            if fault:
+                yield f"{name}: {fault}"
+            elif on_the_way := [s.budget for s in choice.searched if s.budget != choice.schedule.budget]:
+                yield Note(
+                    f"{name}: the dev caches at the budgets {on_the_way} that the search passed are as stated; only the "
+                    "last one's trials are in the records"
+                )
+
+
+def _reference_fault(choice: ArmChoice, nominal: int, mean: Fraction) -> str | None:
+    if choice.schedule.budget != nominal:
+        return f"the baseline ran at budget {choice.schedule.budget}, not at the registered one"
+    if choice != reference_choice(choice.preset, choice.params, schedule_of(choice), footprint_of(choice), mean):
+        return f"the baseline's dev cache is {choice.dev_mean}, the records give {entries(mean)}"
+    return None
+
+
+def _match_fault(
+    choice: ArmChoice, nominal: int, lengths: Lengths, mean: Fraction, candidate: bool, dev: list[Record] | None
+) -> str | None:
+    """Why a budget is not the one that the dev records give. `dev`: the arm's own dev records, if it has any."""
+    schedule, footprint = schedule_of(choice), footprint_of(choice)
+    try:
+        draft = matched_choice(
+            choice.preset, choice.params, replace(schedule, budget=nominal), footprint, lengths, mean
+        )
+    except (MethodError, ValueError) as error:
+        return f"it cannot be matched: {error}"
+    if not (schedule.content_driven and candidate):
+        if choice == draft:
+            return None
+        return (
+            f"the matched budget is {schedule.budget} at {choice.dev_mean} entries, the dev records give "
+            f"{draft.schedule.budget} at {draft.dev_mean}"
+        )
+    if fault := search_fault(draft, choice):
+        return fault
+    if dev is not None and choice.dev_mean != (found := entries(measured(dev)[1])):
+        return f"the search is said to end at a dev cache of {choice.dev_mean}, the records give {found}"
+    return None
 
 
 def _verdicts(e: Evidence) -> Iterator[str]:
