@@ -145,28 +145,27 @@ def search(evaluated: Evaluated, reference: Fraction, seed: int, low: int = 1) -
     the reference, when no other budget promises better, or after `EVALUATIONS`; final is the evaluated budget closest
     to the reference, the smaller of two. `low` is the smallest budget that the schedule can have.
 
-    Secant steps: the slope is that of the two evaluated budgets closest around the reference, or of the two closest to
-    it when all lie on one side; one entry per budget entry where there is only one, or where the means do not grow. A
-    step at most doubles or halves the budget and stays between those that are known to be too small and too large.
+    Secant steps: between the largest budget known to be too small and the smallest known to be too large; while there
+    is none on one side, beyond the last one on the other, with the slope to the one before it (one entry per budget
+    entry where there is none, or the means do not grow), at most doubling or halving the budget.
     """
     if not evaluated:
         return max(seed, low), False
-    ranked = sorted(evaluated, key=lambda e: (abs(e[1] - reference), e[0]))
-    best, mean = ranked[0]
+    best, mean = min(evaluated, key=lambda e: (abs(e[1] - reference), e[0]))
     if abs(mean / reference - 1) <= TOLERANCE or len(evaluated) >= EVALUATIONS:
         return best, True
-    small = max((e for e in evaluated if e[1] <= reference), default=None)
-    large = min((e for e in evaluated if e[1] > reference), default=None)
-    (a, mean_a), (b, mean_b) = (small, large) if small and large else (ranked * 2)[:2]
-    slope = Fraction(mean_b - mean_a) / (b - a) if a != b else Fraction(1)
-    step = (reference - mean) / (slope if slope > 0 else 1)
-    budget = best + floor(step + Fraction(1, 2))
-    budget = min(max(budget, -(-best // 2), low), 2 * best)
-    if small:
-        budget = max(budget, small[0] + 1)
-    if large:
-        budget = min(budget, large[0] - 1)
-    if budget < low or budget in dict(evaluated):
+    small = sorted((e for e in evaluated if e[1] <= reference), reverse=True)
+    large = sorted(e for e in evaluated if e[1] > reference)
+    (near, mean), *others = [*small[:1], *large] if small and large else small or large
+    other, mean_there = others[0] if others else (near + 1, mean + 1)
+    slope = Fraction(mean_there - mean) / (other - near)
+    budget = near + floor((reference - mean) / (slope if slope > 0 else 1) + Fraction(1, 2))
+    if small and large:
+        budget = min(max(budget, near + 1), other - 1)
+    else:
+        budget = min(max(budget, -(-near // 2), low), 2 * near)
+    # Nothing is left to try between neighbours and at the lower end.
+    if budget in dict(evaluated) or not low <= budget:
         return best, True
     return budget, False
 

@@ -181,8 +181,8 @@ def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
                 yield f"{name}: {fault}"
             elif on_the_way := [s.budget for s in choice.searched if s.budget != choice.schedule.budget]:
                 yield Note(
-                    f"{name}: the dev caches at the budgets {on_the_way} that the search passed are as stated; only the "
-                    "last one's trials are in the records"
+                    f"{name}: the dev caches at the budgets {on_the_way} that the search passed are as stated; the "
+                    "records hold the trials of the last one only"
                 )
 
 
