@@ -20,13 +20,18 @@ _BITS = {2: torch.int16, 4: torch.int32}
 """An integer of as many bytes as a floating type: 2 → int16, 4 → int32."""
 
 
+_DOWN = 2**-11
+"""How far above the middle between two codes, in steps, a number is still rounded down. Numbers that were quantised
+before often lie right in the middle of a new grid, where the last bit of a product would decide over a whole step."""
+
+
 def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (uint8, the shape of `x`), scale and zero [..., 1] in the dtype of `x`, one pair for each [..., n].
 
     Asymmetric: zero is the least number, which every dtype of x holds exactly; scale is the range over 2^bits − 1,
-    rounded up, so that no number lies beyond the last code. Then `dequantise` misses by at most half a scale and one
-    rounding, and equal numbers come back exactly. Computed in fp32. A group with a NaN, an infinity, or a range beyond
-    fp32 becomes NaN.
+    rounded up, so that no number lies beyond the last code. Then `dequantise` misses by at most half a scale (and
+    2^-11 of it) and one rounding, and equal numbers come back exactly. Computed in fp32. A group with a NaN, an
+    infinity, or a range beyond fp32 becomes NaN.
     """
     levels = 2**bits - 1
     zero, top = x.aminmax(dim=-1, keepdim=True)
@@ -36,7 +41,7 @@ def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     bigger = (scale.view(_BITS[x.element_size()]) + 1).view(x.dtype)
     scale = torch.where(scale.float() < wanted, bigger, scale)
     step = torch.where(scale == 0, torch.ones_like(scale), scale).float()
-    codes = ((x.float() - zero.float()) / step).round().nan_to_num(0).clamp(0, levels)
+    codes = ((x.float() - zero.float()) / step - _DOWN).round().nan_to_num(0).clamp(0, levels)
     return codes.to(torch.uint8), scale, zero
 
 
