@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from simulator import build
+from simulator import SEVERAL, build
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +13,20 @@ def honest(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("honest") / "workspace"
     build(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def honest_several(tmp_path_factory) -> Path:
+    """A finished study of three candidates, two of them confirmed; copy before you touch it."""
+    root = tmp_path_factory.mktemp("several") / "workspace"
+    build(root, SEVERAL)
+    return root
+
+
+@pytest.fixture
+def several(honest_several, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(honest_several, tmp_path / "workspace"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
+from cask_eval.decide import selection
 from cask_eval.decide.analysis import analyse
-from cask_eval.decide.budgets import matched_choice, measured, reference_choice
-from cask_eval.decide.selection import arm_of, choose, rule, scores
+from cask_eval.decide.budgets import matched_choice, measured, reference_choice, schedule_of, searched_choice
+from cask_eval.decide.selection import arm_of
+from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import (
     Analysis,
     ArmChoice,
@@ -28,19 +31,19 @@ from cask_eval.ledger.events import (
     Records,
     RecordsCommit,
     Register,
-    ScheduleLock,
     Select,
     SplitLock,
 )
 from cask_eval.ledger.log import Ledger, seal
 from cask_eval.ledger.state import guard
-from cask_eval.protocol.keys import configs, dev_keys, expected_keys, keys_root, trial_seed
+from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root, trial_seed
 from cask_eval.protocol.load import check, load
-from cask_eval.protocol.model import Protocol
+from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.protocol.yaml import parse
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
-from cask_eval.residency import Schedule, walk
+from cask_eval.residency import Residency, walk
+from cask_eval.schedule import Schedule
 from cask_eval.splits import store
 from cask_eval.splits.freeze import freeze
 from cask_eval.splits.model import Manifest
@@ -74,6 +77,19 @@ branches:
   - {name: C, otherwise: true, decision: reject the candidate}
 """
 
+#: Three candidates, of which two may be confirmed: `near` gains on dev too, but less than the others.
+SEVERAL = PROTOCOL.replace(
+    """candidate: {preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
+""",
+    """candidates:
+  - {name: near, preset: recency}
+  - {name: strong, preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
+  - {name: fair, preset: sentences, params: {delta: 8}}
+screening: {survivors: 2, min_gain: "0.01"}
+""",
+)
+NOBODY = SEVERAL.replace('min_gain: "0.01"', 'min_gain: "0.9"')
+
 SOURCES = {
     "dev": {"seed": 1, "count": 10, "variables": 3, "distractors": 0, "recap": "never"},
     "heldout": {"seed": 2, "count": 20, "variables": 3, "distractors": 0, "recap": "never"},
@@ -83,12 +99,15 @@ VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
 STOP = len(VOCABULARY)
 
 # How often an arm is right, in percent: by arm and configuration.
-SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20}
+SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20,
+         ("strong", "lambda=0.5"): 60, ("strong", "lambda=1.0"): 82, ("fair", "untuned"): 70,
+         ("near", "untuned"): 50}  # fmt: skip
 
 MODELS = [
     ModelLock(name=name, id=f"embedded:{name}", files={"model.safetensors": digest(name)},
               digest=digest({"files": {"model.safetensors": digest(name)}, "dtype": "float32"}),
-              chat_template=None, calibration=None, layers=2, kv_heads=2, entry_bytes=64, max_prompt_tokens=20, stop_ids=[STOP])
+              chat_template=None, calibration=None, layers=2, query_heads=4, kv_heads=2, head_dim=8, itemsize=4,
+              max_prompt_tokens=20, stop_ids=[STOP])
     for name in ("one", "two")
 ]  # fmt: skip
 METHODS = [PackageLock(name="cask-methods", version="0.1.0", digest=digest("methods"))]
@@ -96,12 +115,24 @@ ENVIRONMENT = Environment(python="3.11.7", platform="linux-x86_64", device="cpu"
                           packages={"torch": "2.6.0"}, toolkit=digest("toolkit"))  # fmt: skip
 
 
-def slack(budget: int) -> Schedule:
+# Every model has the same sizes, and every method keeps keys and values only.
+HELD = Footprint(heads=4, head_dim=8, itemsize=4)
+
+
+def schedule_for(preset: str, budget: int) -> Schedule:
+    """Preset alpha compresses at every step, sentences at a full stop when it can, everything else every eighth."""
+    if preset == "alpha":
+        return Schedule("every_step", budget, 1, "pinned")
+    if preset == "sentences":
+        return Schedule("boundary", budget, 8, "pinned", earliest=2, boundaries=(VOCABULARY["."],))
     return Schedule("slack", budget, 8, "pinned")
 
 
-def every_step(budget: int) -> Schedule:
-    return Schedule("every_step", budget, 1, "pinned")
+def matched_arm(
+    protocol: Protocol, cell: Cell, arm: str, config: str, lengths: list[tuple[int, int]], mean: Fraction
+) -> ArmChoice:
+    preset, params = arm_of(protocol, arm, config)
+    return matched_choice(preset, params, schedule_for(preset, cell.budget), HELD, lengths, mean)
 
 
 def output_of(problem: chain.Problem, right: bool) -> str:
@@ -125,10 +156,8 @@ def record(
         output = ""
     ids = ids_of(output, status)
     tokens, prompt = len(ids), len(problem.prompt.split())
-    lock = next(m for m in MODELS if m.name == cell.split("/")[0])
-    geometry = {"layers": lock.layers, "kv_heads": lock.kv_heads, "entry_bytes": lock.entry_bytes}
-    schedule = Schedule(choice.schedule.trigger, choice.schedule.budget, choice.schedule.delta, choice.schedule.prompt)
-    account = walk(schedule, prompt, max(tokens - 1, 0), **geometry) if status != "failed" else None
+    schedule = schedule_of(choice)
+    account = account_of(schedule, prompt, max(tokens - 1, 0), ids) if status != "failed" else None
     grade = chain.grade(problem, output)
     kept = schedule.target(prompt) if account and account.events else None
     return Record.model_validate({
@@ -149,17 +178,26 @@ def record(
         "output": output,
         "output_ids": ids,
         "grade": asdict(grade),
-        "residency": account.to_json() if account else None,
+        "residency": stored(account) if account else None,
         "kept_min": kept,
         "kept_max": kept,
     })  # fmt: skip
 
 
-def build(root: Path) -> Workspace:
+def account_of(schedule: Schedule, prompt: int, steps: int, ids: Sequence[int] = ()) -> Residency:
+    return walk(schedule, HELD, prompt, steps, MODELS[0].layers, ids)
+
+
+def stored(account: Residency) -> dict:
+    """An account as a record holds it."""
+    return {name: value for name, value in account.to_json().items() if name != "chains"}
+
+
+def build(root: Path, text: str = PROTOCOL) -> Workspace:
     """An honest study from registration to analysis, through the real ledger and stores."""
     space = Workspace(root)
     (space.root / "prereg").mkdir(parents=True)
-    (space.root / PROTOCOL_PATH).write_bytes(PROTOCOL.encode())
+    (space.root / PROTOCOL_PATH).write_bytes(text.encode())
     loaded = load(space.root / PROTOCOL_PATH)
     protocol, ledger = loaded.protocol, Ledger(space.ledger)
     clock = iter(START + timedelta(minutes=i) for i in range(1000))
@@ -180,45 +218,45 @@ def build(root: Path) -> Workspace:
 
     dev, baseline = RecordStore(space.records(STUDY, "dev")), {}
     grid = dev_keys(protocol, PROBLEMS["dev"])
-    matched: dict[str, dict[str, ArmChoice]] = {}
+    matched: dict[str, dict[str, dict[str, ArmChoice]]] = {}
     with dev.open():
         for cell in protocol.cells:
-            lock = ScheduleLock(**vars(slack(cell.budget)))
-            draft = reference_choice(*arm_of(protocol, "baseline", ""), lock, Fraction(0))
+            preset, params = arm_of(protocol, "baseline", "")
+            schedule = schedule_for(preset, cell.budget)
+            draft = reference_choice(preset, params, schedule, HELD, Fraction(0))
             own = [k for k in grid if k[1] == cell.name]
             runs = [record(protocol, registration, k, draft) for k in own if k[2] == "baseline"]
             lengths, mean = baseline[cell.name] = measured(runs)
-            row = {"": reference_choice(draft.preset, draft.params, lock, mean)}
-            for config, _ in configs(protocol.candidate):
-                choice = matched_choice(*arm_of(protocol, "candidate", config), every_step, lengths, mean,
-                                        nominal=cell.budget)  # fmt: skip
-                row[config] = choice
-                runs += [record(protocol, registration, k, choice, config) for k in own if k[3] == config and config]
+            rows = {"baseline": {"": reference_choice(preset, params, schedule, HELD, mean)}}
+            for arm, names in dev_runs(protocol).items():
+                for config in names if arm != "baseline" else ():
+                    keys = [k for k in own if k[2:4] == (arm, config)]
+
+                    def run(choice: ArmChoice, keys=keys, config=config) -> list[Record]:
+                        return [record(protocol, registration, k, choice, config) for k in keys]
+
+                    draft = matched_arm(protocol, cell, arm, config, lengths, mean)
+                    choice = searched_choice(draft, lambda c, run=run: measured(run(c))[1])
+                    rows.setdefault(arm, {})[config] = choice
+                    runs += run(choice)
             dev.append(runs)
-            matched[cell.name] = row
+            matched[cell.name] = rows
     write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
 
-    found = scores(protocol, dev.read(), PROBLEMS["dev"])
-    chosen = choose(protocol, found)
-    arms = {}
-    for cell in protocol.cells:
-        lengths, mean = baseline[cell.name]
-        arms[cell.name] = {
-            "baseline": matched[cell.name][""],
-            "candidate": matched[cell.name][chosen[cell.name]],
-            "random": matched_choice(*arm_of(protocol, "random", ""), slack, lengths, mean, nominal=cell.budget),
-        }
-    stated = {c: {n: f"{s.numerator}/{s.denominator}" for n, s in row.items()} for c, row in found.items()}
-    select = Select(rule=rule(protocol), scores=stated, chosen=chosen, arms=arms)
-    write("select", select)
+    controls = {
+        cell.name: {"random": matched_arm(protocol, cell, "random", "", *baseline[cell.name])}
+        for cell in protocol.cells
+    }
+    chosen = selection.freeze(protocol, selection.select(protocol, dev.read(), PROBLEMS["dev"]), matched, controls)
+    write("select", chosen)
 
-    keys = expected_keys(protocol, PROBLEMS["heldout"])
+    keys = expected_keys(protocol, PROBLEMS["heldout"], chosen.survivors)
     write("consume", Consume(expected=len(keys), keys=keys_root(keys), environment=ENVIRONMENT))
     heldout = RecordStore(space.records(STUDY, "heldout"))
     odd = {("random", 3): "failed", ("baseline", 5): "truncated"}
     place = {id: i for i, id in enumerate(PROBLEMS["heldout"])}
     runs = [
-        record(protocol, registration, k, arms[k[1]][k[2]], chosen[k[1]] if k[2] == "candidate" else "",
+        record(protocol, registration, k, chosen.arms[k[1]][k[2]], chosen.chosen[k[1]].get(k[2], ""),
                odd.get((k[2], place[k[4]]), "finished"))
         for k in keys
     ]  # fmt: skip
@@ -228,7 +266,7 @@ def build(root: Path) -> Workspace:
         write("records", Records(session=number, complete=number == 2, records=heldout.commit(space.root)))
     write("close", Close(records=heldout.commit(space.root), methods=METHODS, environment=ENVIRONMENT))
 
-    document = analyse(protocol, registration, select, heldout.read(), list(PROBLEMS["heldout"]), label="confirmatory")
+    document = analyse(protocol, registration, chosen, heldout.read(), list(PROBLEMS["heldout"]), label="confirmatory")
     write_json(space.analysis(STUDY), document.model_dump(mode="json"))
     write("analysis", Analysis(digest=digest(document.model_dump(mode="json")), branch=document.branch,
                                decision=document.decision))  # fmt: skip
@@ -293,7 +331,8 @@ class Forger:
         if "dev_commit" not in keep:
             self.event("dev_run")["records"] = committed(self.dev, "dev")
         if "keys" not in keep:
-            keys = expected_keys(self.protocol, [i["id"] for i in self.manifests["heldout"]["items"]])
+            ids = [i["id"] for i in self.manifests["heldout"]["items"]]
+            keys = expected_keys(self.protocol, ids, self.event("select")["survivors"])
             self.event("consume").update(expected=len(keys), keys=keys_root(keys))
         if "commits" not in keep:
             sessions = [e["payload"] for e in self.events if e["event"] == "records"]
@@ -311,14 +350,33 @@ class Forger:
         return self
 
     def retune(self) -> Forger:
-        """Let scores, choice and frozen arms follow from the dev records as they are now."""
-        protocol, select, matched = self.protocol, self.event("select"), self.event("dev_run")["matched"]
+        """Let scores, choices, survivors and frozen arms follow from the dev records as they are now."""
+        protocol, frozen = self.protocol, Select.model_validate(self.event("select"))
         ids = [i["id"] for i in self.manifests["dev"]["items"]]
-        found = scores(protocol, map(Record.model_validate, self.dev), ids)
-        select["scores"] = {c: {n: f"{s.numerator}/{s.denominator}" for n, s in r.items()} for c, r in found.items()}
-        select["chosen"] = choose(protocol, found)
-        for cell, config in select["chosen"].items():
-            select["arms"][cell]["candidate"] = matched[cell][config]
+        found = selection.select(protocol, [Record.model_validate(r) for r in self.dev], ids)
+        controls = {cell: {"random": row["random"]} for cell, row in frozen.arms.items()}
+        matched = DevRun.model_validate(self.event("dev_run")).matched
+        self.event("select").update(selection.freeze(protocol, found, matched, controls).model_dump(mode="json"))
+        return self
+
+    def exchange(self, out: str | None, into: str | None) -> Forger:
+        """Confirm another candidate than the rule did: frozen, run on the held-out split and graded like the others.
+        Neither `out` nor `into` need be given."""
+        protocol, event = self.protocol, self.event("select")
+        chosen, matched = event["chosen"], self.event("dev_run")["matched"]
+        registration = next(e["hash"] for e in self.events if e["event"] == "register")
+        names = [c.name for c in protocol.candidates]
+        event["survivors"] = [n for n in names if n == into or (n in event["survivors"] and n != out)]
+        self.heldout = [r for r in self.heldout if r["arm"] != out]
+        ids = [i["id"] for i in self.manifests["heldout"]["items"]]
+        for cell, row in event["arms"].items():
+            row.pop(out, None)
+            if into:
+                row[into] = matched[cell][into][chosen[cell][into]]
+                choice = ArmChoice.model_validate(row[into])
+                keys = [("heldout", cell, into, "", id, 0) for id in ids]
+                made = (record(protocol, registration, k, choice, chosen[cell][into]) for k in keys)
+                self.heldout += [r.model_dump(mode="json") for r in made]
         return self
 
     def conclude(self, document: dict) -> None:

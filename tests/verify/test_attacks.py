@@ -6,16 +6,32 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from simulator import CAP, PROBLEMS, STOP, STUDY, VOCABULARY, Forger, line, output_of, read_lines, regrade
+from simulator import (
+    CAP,
+    PROBLEMS,
+    STOP,
+    STUDY,
+    VOCABULARY,
+    Forger,
+    account_of,
+    line,
+    output_of,
+    read_lines,
+    regrade,
+    stored,
+)
 
 from cask_eval.canonical import digest, digest_bytes
+from cask_eval.decide.budgets import schedule_of, text
+from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import keys_root
-from cask_eval.residency import Schedule, walk
+from cask_eval.schedule import Schedule
 from cask_eval.splits.freeze import item_of
 from cask_eval.tasks import chain
 from cask_eval.verify import evidence as evidence_module
@@ -30,14 +46,17 @@ class Attack:
     id: str
     clever: bool
     run: Callable[[Path], object]
+    study: str
 
 
 ATTACKS: list[Attack] = []
 
 
-def attack(id: str, *, clever: bool = False):
+def attack(id: str, *, clever: bool = False, study: str = "root"):
+    """`study` is the fixture that is attacked."""
+
     def add(run):
-        ATTACKS.append(Attack(id, clever, run))
+        ATTACKS.append(Attack(id, clever, run, study))
         return run
 
     return add
@@ -493,12 +512,12 @@ def toolkit_changed_before_close(root):
 # --- caches
 
 
-def with_account(r: dict, schedule: Schedule) -> None:
-    """Give a record the account that another schedule leaves."""
+def with_account(r: dict, schedule: Schedule, ids: Sequence[int] = ()) -> None:
+    """Give a record the account that another schedule leaves, `ids` being what it looks at."""
     old = r["residency"]
-    new = walk(schedule, old["prompt_tokens"], old["steps"], layers=2, kv_heads=2, entry_bytes=64)
+    new = account_of(schedule, old["prompt_tokens"], old["steps"], ids)
     kept = schedule.budget if new.events else None
-    r.update(residency=json.loads(json.dumps(new.to_json())), kept_min=kept, kept_max=kept)
+    r.update(residency=json.loads(json.dumps(stored(new))), kept_min=kept, kept_max=kept)
 
 
 @attack("V16", clever=True)
@@ -540,12 +559,11 @@ def larger_budget_for_the_candidate(root):
     """Everything says b′ + 8 and was run so: dev, selection, held-out. Only the solver disagrees."""
     forger = Forger(root)
     larger = {}
-    for cell, runs in forger.event("dev_run")["matched"].items():
-        for name, choice in runs.items():
-            if name:
-                choice["schedule"]["budget"] += 8
-                choice["dev_mean"] = choice["reference_mean"]
-                larger[cell] = choice["schedule"]["budget"]
+    for cell, rows in forger.event("dev_run")["matched"].items():
+        for choice in rows["candidate"].values():
+            choice["schedule"]["budget"] += 8
+            choice["dev_mean"] = choice["reference_mean"]
+            larger[cell] = choice["schedule"]["budget"]
     for r in (*forger.dev, *forger.heldout):
         if r["arm"] == "candidate" and r["residency"]:
             with_account(r, Schedule("every_step", larger[r["cell"]], 1, "pinned"))
@@ -583,6 +601,47 @@ def heads_kept_more_than_said(root):
     forger.resign().write()
 
 
+def sentences(forger: Forger):
+    """The records of `fair`, whose cache depends on what it generates."""
+    return [r for r in (*forger.dev, *forger.heldout) if r["arm"] == "fair" and r["residency"]]
+
+
+@attack("V16", clever=True, study="several")
+def account_of_another_text(root):
+    """A trial that met fewer full stops held more."""
+    forger = Forger(root)
+    for r in sentences(forger):
+        schedule = schedule_of(ArmChoice.model_validate(forger.event("select")["arms"][r["cell"]]["fair"]))
+        with_account(r, schedule)  # as if no full stop had come
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def search_ended_at_another_budget(root):
+    """One more entry throughout, run so, and the last step of the search says so."""
+    forger = Forger(root)
+    for frozen in forger.event("dev_run")["matched"], forger.event("select")["arms"]:
+        for rows in frozen.values():
+            choice = rows["fair"].get("untuned", rows["fair"])
+            choice["schedule"]["budget"] += 1
+            choice["searched"][-1]["budget"] += 1
+    for r in sentences(forger):
+        schedule = schedule_of(ArmChoice.model_validate(forger.event("select")["arms"][r["cell"]]["fair"]))
+        with_account(r, schedule, r["output_ids"])
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def search_said_to_have_met_the_reference(root):
+    """The mean at which the search ended is made up; the dev records are of another."""
+    forger = Forger(root)
+    for frozen in forger.event("dev_run")["matched"], forger.event("select")["arms"]:
+        for rows in frozen.values():
+            choice = rows["fair"].get("untuned", rows["fair"])
+            choice["dev_mean"] = choice["searched"][-1]["dev_mean"] = choice["reference_mean"]
+    forger.resign().write()
+
+
 # --- selection
 
 
@@ -590,24 +649,24 @@ def heads_kept_more_than_said(root):
 def another_configuration_chosen(root):
     forger = Forger(root)
     select, matched = forger.event("select"), forger.event("dev_run")["matched"]
-    select["chosen"] = dict.fromkeys(select["chosen"], "lambda=0.5")
-    for cell in select["arms"]:
-        select["arms"][cell]["candidate"] = matched[cell]["lambda=0.5"]
+    for cell, row in select["arms"].items():
+        select["chosen"][cell]["candidate"] = "lambda=0.5"
+        row["candidate"] = matched[cell]["candidate"]["lambda=0.5"]
     forger.resign().write()
 
 
 @attack("V17", clever=True)
 def dev_scores_invented(root):
     forger = Forger(root)
-    forger.event("select")["scores"]["one/b24"]["lambda=0.5"] = "1/1"
+    forger.event("select")["scores"]["one/b24"]["candidate"]["lambda=0.5"] = "1/1"
     forger.resign().write()
 
 
 @attack("V17", clever=True)
 def unregistered_parameter_for_the_baseline(root):
     forger = Forger(root)
-    for frozen in (forger.event("select")["arms"], forger.event("dev_run")["matched"]):
-        frozen["one/b24"]["baseline" if "baseline" in frozen["one/b24"] else ""]["params"] = {"noise": "0.5"}
+    forger.event("select")["arms"]["one/b24"]["baseline"]["params"] = {"noise": "0.5"}
+    forger.event("dev_run")["matched"]["one/b24"]["baseline"][""]["params"] = {"noise": "0.5"}
     forger.resign().write()
 
 
@@ -623,6 +682,140 @@ def rule_changed(root):
     forger = Forger(root)
     forger.event("select")["rule"] = "max_mean_accuracy, scope per_cell, ties first"
     forger.resign().write()
+
+
+# --- screening
+
+
+@attack("V17", clever=True, study="several")
+def a_survivor_exchanged(root):
+    Forger(root).exchange("fair", "near").resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def a_survivor_dropped(root):
+    Forger(root).exchange("fair", None).resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def one_more_confirmed_than_registered(root):
+    Forger(root).exchange(None, "near").resign("analysis").write()
+
+
+@attack("V11", clever=True, study="several")
+def run_on_heldout_though_screened_out(root):
+    """Run, looked at, and left out of everything but the records."""
+    forger = Forger(root)
+    select = copy.deepcopy(forger.event("select"))
+    forger.exchange(None, "near")
+    forger.event("select").update(select)
+    forger.resign("analysis").write()
+
+
+@attack("V07", clever=True, study="several")
+def consumed_for_one_more_candidate(root):
+    """The announced trials hold a candidate that the rule left out; the selection says so nowhere."""
+    forger = Forger(root)
+    select = copy.deepcopy(forger.event("select"))
+    forger.exchange(None, "near").resign("analysis")
+    forger.event("select").update(select)
+    forger.resign("keys", "analysis").write()
+
+
+@attack("V17", clever=True, study="several")
+def dev_scores_of_a_candidate_edited(root):
+    """`near` is said to have been right throughout, and confirmed accordingly; the dev records say otherwise."""
+    forger = Forger(root).exchange("fair", "near")
+    select = forger.event("select")
+    for row in select["scores"].values():
+        row["near"]["untuned"] = "1/1"
+    baseline = sum(Fraction(row["baseline"][""]) for row in select["scores"].values()) / len(select["scores"])
+    select["gains"]["near"] = text(1 - baseline)
+    forger.resign().write()
+
+
+@attack("V13", clever=True, study="several")
+def dev_grades_of_a_candidate_flipped(root):
+    """The records say it too; only the outputs do not."""
+    forger = Forger(root)
+    for r in forger.dev:
+        if r["arm"] == "near":
+            r["grade"]["correct"] = True
+    forger.exchange("fair", "near").retune()
+    assert forger.event("select")["survivors"] == ["near", "strong"]
+    forger.resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def dev_score_of_the_baseline_lowered(root):
+    forger = Forger(root)
+    for row in forger.event("select")["scores"].values():
+        row["baseline"][""] = "0/1"
+    forger.resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def gain_edited(root):
+    forger = Forger(root)
+    forger.event("select")["gains"]["near"] = "-1/2"
+    forger.resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def screening_rule_changed(root):
+    forger = Forger(root)
+    forger.event("select")["rule"] = forger.event("select")["rule"].replace("survivors 2", "survivors 3")
+    forger.resign().write()
+
+
+@attack("V17", clever=True, study="several")
+def dev_configuration_of_another_candidate_confirmed(root):
+    forger = Forger(root)
+    for cell, row in forger.event("select")["arms"].items():
+        row["fair"] = copy.deepcopy(forger.event("dev_run")["matched"][cell]["near"]["untuned"])
+    forger.resign().write()
+
+
+@attack("V01", clever=True, study="several")
+def more_survivors_allowed_in_the_document_than_in_the_file(root):
+    forger = Forger(root)
+    register = forger.event("register")
+    register["protocol"]["screening"]["survivors"] = 3
+    register["protocol_digest"] = digest(register["protocol"])
+    forger.resign("protocol").write()
+
+
+@attack("V18", clever=True, study="several")
+def family_shrunk_to_one_candidate(root):
+    rewritten(root, lambda d: d.update(family=4))
+
+
+@attack("V18", clever=True, study="several")
+def comparisons_of_a_survivor_hidden(root):
+    rewritten(root, lambda d: d.update(cells=[c for c in d["cells"] if c["candidate"] != "fair"]))
+
+
+@attack("V18", clever=True, study="several")
+def screened_out_candidate_not_mentioned(root):
+    rewritten(root, lambda d: d.update(screening=[s for s in d["screening"] if s["survived"]]))
+
+
+@attack("V18", clever=True, study="several")
+def screened_out_candidate_called_confirmed(root):
+    rewritten(root, lambda d: d["screening"][0].update(survived=True))
+
+
+@attack("V21", clever=True, study="several")
+def candidates_exchanged_in_the_analysis(root):
+    """The numbers of one survivor under the name of the other."""
+
+    def swap(d):
+        other = {"strong": "fair", "fair": "strong"}
+        for c in d["cells"]:
+            c["candidate"] = other[c["candidate"]]
+        d["cells"].sort(key=lambda c: (c["candidate"] == "fair", c["model"], c["budget"]))
+
+    rewritten(root, swap)
 
 
 # --- the analysis
@@ -648,7 +841,7 @@ def family_shrunk(root):
 
 @attack("V18", clever=True)
 def control_hidden(root):
-    rewritten(root, lambda d: d["cells"][0]["arms"].pop("random"))
+    rewritten(root, lambda d: d["arms"]["one/b24"].pop("random"))
 
 
 @attack("V19", clever=True)
@@ -824,10 +1017,9 @@ def schedule_that_the_parameters_do_not_give(root):
     forger = Forger(root)
     arm = b"{preset: alpha, tune"
     forger.protocol_file = forger.protocol_file.replace(arm, b"{preset: alpha, params: {delta: 4}, tune")
-    for row in forger.event("dev_run")["matched"].values():
-        for name, choice in row.items():
-            if name:
-                choice["params"]["delta"] = 4
+    for rows in forger.event("dev_run")["matched"].values():
+        for choice in rows["candidate"].values():
+            choice["params"]["delta"] = 4
     for row in forger.event("select")["arms"].values():
         row["candidate"]["params"]["delta"] = 4
     forger.resign().write()
@@ -879,7 +1071,8 @@ for _name in ("prereg/ledger.jsonl", "prereg/sim.yaml", "splits/sim-dev.json", "
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.id}-{a.run.__name__}")
-def test_attack_fails_with_its_id(attack, root):
+def test_attack_fails_with_its_id(attack, request):
+    root = request.getfixturevalue(attack.study)
     attack.run(root)
     verdict = verify(root, STUDY, require="L0")
     failed = {r.id for r in verdict.failed}
@@ -957,18 +1150,6 @@ def test_an_unknown_grader_is_not_claimed(root):
     forger.retune().resign().write()
     verdict = verify(root, STUDY, require="L0")
     assert [r.id for r in verdict.undone] == ["V13"] and verdict.exit_code == 3
-
-
-def test_a_content_driven_schedule_is_not_claimed(root):
-    forger = Forger(root)
-    for frozen in (forger.event("select")["arms"], forger.event("dev_run")["matched"]):
-        for row in frozen.values():
-            for name, choice in row.items():
-                if name not in ("", "baseline", "random"):
-                    choice["schedule"]["kind"] = "content"
-    forger.resign().write()
-    verdict = verify(root, STUDY, require="L0")
-    assert [r.id for r in verdict.undone] == ["V16"] and verdict.exit_code == 3
 
 
 def test_oversized_lines_are_not_parsed(root, monkeypatch):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from simulator import STUDY, Forger, line, read_lines
+from simulator import NOBODY, STUDY, Forger, build, line, read_lines
 
 from cask_eval.records.model import Record
 from cask_eval.records.store import line_of
@@ -26,6 +26,25 @@ def test_an_honest_study_passes_but_is_not_anchored(honest):
     assert [r.id for r in verdict.results] == [f"V{i:02}" for i in range(1, 26)]
     assert {r.id for r in verdict.results if not r.claimed} == set(OPEN)
     assert len(verdict.lines) == 25 and not any("\n" in text for text in verdict.lines)
+
+
+def test_an_honest_study_of_several_candidates_passes(honest_several):
+    verdict = verify(honest_several, STUDY, require="L0")
+    assert verdict.exit_code == 0, verdict.lines
+    document = Evidence.load(Workspace(honest_several), STUDY).document
+    assert [s.candidate for s in document.screening if s.survived] == ["strong", "fair"]
+    assert document.family == 8 and {c.candidate for c in document.cells} == {"strong", "fair"}
+
+
+def test_a_study_that_nobody_survived_passes(tmp_path):
+    """Baseline and controls were run, nothing was compared, and the branch is that for nothing found."""
+    build(tmp_path / "ws", NOBODY)
+    verdict = verify(tmp_path / "ws", STUDY, require="L0")
+    assert verdict.exit_code == 0, verdict.lines
+    evidence = Evidence.load(Workspace(tmp_path / "ws"), STUDY)
+    assert evidence.document.branch == "C" and evidence.document.cells == [] and evidence.document.family == 8
+    assert {r.arm for r in evidence.heldout.records} == {"baseline", "random"}
+    assert {r.arm for r in evidence.dev.records} == {"baseline", "near", "strong", "fair"}
 
 
 def test_the_verdict_is_json_and_says_what_it_does_not_prove(honest):
