@@ -360,7 +360,7 @@ def test_a_device_that_is_none(device, run, closed):
         ("register nope.yaml", "nope.yaml: cannot be read"),
         ("register ws", "'ws' is a directory"),
         ("methods show nonsense", "no method is called 'nonsense'"),
-        ("methods show alhpa", "did you mean alpha?"),
+        ("methods show alhpa", "did you mean alpha"),
         ("demo closed", "holds a ledger already"),
         ("calibrate -o x.pt", "--out x.pt: the file must end in .safetensors"),
         ("calibrate -o x.safetensors", "give --model and --split to measure, or --import FILE"),
