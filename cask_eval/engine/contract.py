@@ -96,7 +96,8 @@ class Entries:
 
     queries: [L, R, Hq, W, D], the newest queries rotated at query_positions [R, W] int64, oldest first, -1 (at the
     front) where there were fewer; None unless a part needs them. traits: name → [L, R, H, n], or [1, R, 1, n] for a
-    shared trait. bias: name of the trait that the attention adds to every logit of an entry, or "". tokens: [R, N] int64, the sequence's token ids by logical position, -1 beyond its length.
+    shared trait. bias: name of the trait that the attention adds to every logit of an entry, or "". tokens: [R, N]
+    int64, the sequence's token ids by logical position, -1 beyond its length.
     """
 
     keys: Tensor

@@ -41,7 +41,8 @@ class Request:
 class Outcome:
     """What a trial produced. `stopped` tells a stop token from the length limit; output_ids include the stop token.
     kept_min, kept_max: entries that any layer and head held after any event, None without events. regions: how much of
-    the history its events left. measures: the method's own numbers, averaged over the events that gave them."""
+    the history its events left. measures: the method's own numbers, averaged over the events that gave them; they are no
+    part of what makes two outcomes equal, because their last digits depend on the batch."""
 
     key: Any
     output_ids: tuple[int, ...]
@@ -50,7 +51,7 @@ class Outcome:
     kept_min: int | None
     kept_max: int | None
     regions: Regions
-    measures: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def status(self) -> str:

@@ -102,7 +102,8 @@ class Record(Strict):
 
     regions: RegionsRecord | None = None
     measures: dict[str, str] = Field(
-        default={}, description="the method's own numbers, averaged over the events that gave them"
+        default={},
+        description="the method's own numbers, averaged over the events that gave them; not part of the evidence",
     )
     chains: list[ChainRecord] = Field(
         default=[],

@@ -112,10 +112,15 @@ def line_of(record: Record) -> bytes:
     return canonical(record.model_dump(mode="json"))
 
 
+def evidence_of(record: Record) -> bytes:
+    """The part of the record that is committed to: all but the measures, whose last digits depend on the batch."""
+    return canonical(record.model_dump(mode="json", exclude={"measures"}))
+
+
 def commit(records: Iterator[Record] | list[Record], path: str) -> RecordsCommit:
-    """Count and Merkle root over the canonical lines in the order of their keys: the order of the run, which differs
-    after a crash or on several machines, does not matter."""
-    leaves = sorted((record.key, line_of(record)) for record in records)
+    """Count and Merkle root over `evidence_of` the records in the order of their keys: the order of the run, which
+    differs after a crash or on several machines, does not matter."""
+    leaves = sorted((record.key, evidence_of(record)) for record in records)
     return RecordsCommit(path=path, count=len(leaves), merkle_root=merkle_root(line for _, line in leaves))
 
 

@@ -23,7 +23,8 @@ def history(entries: Entries, window: int) -> Tensor:
 
 
 def probabilities(entries: Entries, window: int, among: Tensor | None = None, *, max_logits: bool = False) -> Tensor:
-    """[L, R, H, G, W, n] fp32: softmax(q·k/√D), with the entries' bias if they have one, of the newest W = `window` remembered queries, oldest first.
+    """[L, R, H, G, W, n] fp32: softmax(q·k/√D), with the entries' bias if they have one, of the newest W = `window`
+    remembered queries, oldest first.
 
     Keys and queries are rotated already, the rotary attention_scaling included. The softmax runs over the entries of
     `among` [L, R, H, n] bool (default: all resident ones) that are not newer than the query; all others get 0. The row

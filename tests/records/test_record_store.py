@@ -53,6 +53,13 @@ def filled(store: RecordStore, *records: Record) -> RecordStore:
     return store
 
 
+def test_measures_are_no_evidence_and_everything_else_is():
+    plain, told = make(), make(measures={"overlap": "0.5"})
+    assert commit([plain], "x") == commit([told], "x")
+    assert line_of(plain) != line_of(told)
+    assert commit([plain], "x") != commit([make(kept_min=1)], "x")
+
+
 def test_nothing_there(store):
     assert (list(store.read()), store.done) == ([], set())
     found = store.commit(store.path.parents[2])
