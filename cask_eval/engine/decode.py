@@ -41,7 +41,7 @@ class Request:
 class Outcome:
     """What a trial produced. `stopped` tells a stop token from the length limit; output_ids include the stop token.
     kept_min, kept_max: entries that any layer and head held after any event, None without events. regions: how much of
-    the history its events left. measures: the method's own numbers, averaged over the events that gave them; they are no
+    the history its events left. measures: the method's own numbers, averaged over the events that gave them; no
     part of what makes two outcomes equal, because their last digits depend on the batch."""
 
     key: Any
@@ -264,7 +264,9 @@ class _Run:
                 if fire:
                     self._event(some, target[at], part)
                 else:
-                    self.cache.place(target[at], some, some.resident, longest, [b.prompt for b in part])
+                    kept = max(b.prompt for b in part)
+                    self.cache.reserve(kept)
+                    self.cache.place(target[at], some, some.resident, kept, [b.prompt for b in part])
         for book in books:
             self._plan(book)
         self.running += books
@@ -288,7 +290,7 @@ class _Run:
         """One decode forward for every occupied slot, then the events that are due, then the next tokens."""
         n = self.active
         width = 1 + max(b.widest for b in self.running)
-        if width > self.cache.capacity:
+        if width > self.cache.capacity:  # some head holds more than the average: room for a whole cycle
             self.cache.reserve(width + self.schedule.delta)
         width = min(self.cache.capacity, -(-width // 16) * 16)
         read, held = self.cache.begin_step(n, width, self.position[:n])
@@ -360,8 +362,7 @@ class _Run:
         for row, widest in zip(rows, most.tolist()):
             row.widest = widest
         kept = max(row.widest for row in rows)
-        if kept > self.cache.capacity:
-            self.cache.reserve(kept + self.schedule.delta)
+        self.cache.reserve(kept)
         self.cache.place(at, after.entries, after.keep, kept, targets)
 
     def _measure(self, at: Tensor, after: Compressed, live: Tensor) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cask_eval.canonical import ZERO, merkle_root
 from cask_eval.errors import RecordError, StateError
 from cask_eval.records.model import GradeRecord, Record
-from cask_eval.records.store import RecordStore, commit, line_of, parse
+from cask_eval.records.store import RecordStore, commit, evidence_of, line_of, parse
 
 
 def make(problem: str = "p", sample: int = 0, output: str = "1", arm: str = "baseline", **fields) -> Record:
@@ -232,7 +232,7 @@ def test_commit_ignores_order_and_nothing_else(tmp_path):
     assert (forward.path, backward.path) == ("one/dev.jsonl", "two/dev.jsonl")
     assert (forward.count, forward.merkle_root) == (backward.count, backward.merkle_root)
     assert forward.count == 8
-    assert forward.merkle_root == merkle_root(line_of(r) for r in sorted(records, key=lambda r: r.key))
+    assert forward.merkle_root == merkle_root(evidence_of(r) for r in sorted(records, key=lambda r: r.key))
     for changed in (records[1:], [*records[:-1], records[-1].model_copy(update={"output": "x"})]):
         assert commit(changed, "x").merkle_root != forward.merkle_root
 
