@@ -359,7 +359,9 @@ class _Run:
         self.regions[at] = torch.where(live[:, None], regions, self.regions[at])
         self.event_count[at] += 1
         self._measure(at, after, live)
-        for row, widest in zip(rows, most.tolist()):
+        for row, widest, target in zip(rows, most.tolist(), targets):
+            if self.footprint.packing and widest != target:
+                raise MethodError("packed keys and values need equally many entries in all layers and heads")
             row.widest = widest
         kept = max(row.widest for row in rows)
         self.cache.reserve(kept)

@@ -24,7 +24,7 @@ SMALL = {
     "recent": 4,
     "sink": 1,
     "window": 4,
-    "group": 8,
+    "group_size": 4,
     "residual": 8,
     "l_min": 2,
     "l_max": 16,
