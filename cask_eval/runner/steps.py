@@ -4,16 +4,16 @@ commits to what it left behind."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from cask_eval.canonical import digest
 from cask_eval.errors import DriftError, StateError
-from cask_eval.ledger.events import Close, Consume, DevRun, Event, Records, RecordsCommit, Select
+from cask_eval.ledger.events import ArmChoice, Close, Consume, DevRun, Event, Records, RecordsCommit, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root
+from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
@@ -62,14 +62,16 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             watch.start(len(expected), len(store.done))
             matched = {}
             for cell in protocol.cells:
-                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, grounds[cell.model]))
+                ground = grounds[cell.model]
+                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, ground))
                 bench.run(batch, store.done, store.append, watch.advance)
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
-                matched[cell.name] = tuning.match(protocol, cell, grounds[cell.model], baseline)
-                for arm, names in dev_runs(protocol).items():
-                    for config in names if arm != "baseline" else ():
-                        batch = Batch("dev", cell, arm, config, matched[cell.name][arm][config])
-                        bench.run(batch, store.done, store.append, watch.advance)
+                matched[cell.name] = tuning.match(protocol, cell, ground, baseline)
+                for arm, row in matched[cell.name].items():
+                    for config, draft in row.items() if arm != "baseline" else ():
+                        batch = Batch("dev", cell, arm, config, draft)
+                        row[config] = _search(bench, batch, ground, store, watch)
+                        bench.run(replace(batch, choice=row[config]), store.done, store.append, watch.advance)
             _complete(store, expected)
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
@@ -84,6 +86,32 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
         chosen = tuning.select(protocol, ids, records, state.dev_run[1], grounds)
         _refuse_broken(records, chosen)
     return ledger.append(name, "select", chosen, allow=guard(name, "select"))
+
+
+def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStore, watch: Watch) -> ArmChoice:
+    """The budget of a configuration whose cache depends on what it generates. Every budget that is tried has a file of
+    its own, so that an interrupted search does not run a trial twice; the last one's trials are the dev trials."""
+
+    def tried(budget: int) -> RecordStore:
+        return RecordStore(store.path.parent / "search" / f"b{budget}.jsonl")
+
+    def own(records: RecordStore) -> list[Record]:
+        return [r for r in records.read() if (r.cell, r.arm, r.config) == (draft.cell.name, draft.arm, draft.config)]
+
+    def evaluate(choice: ArmChoice) -> list[Record]:
+        with tried(choice.schedule.budget).open() as trials:
+            bench.run(
+                replace(draft, choice=choice), trials.done, trials.append, lambda _, tokens: watch.advance(0, tokens)
+            )
+            return own(trials)
+
+    choice = tuning.searched(draft.cell, ground, draft.choice, evaluate)
+    if choice.searched:
+        done = store.done
+        last = [r for r in own(tried(choice.schedule.budget)) if r.key not in done]
+        store.append(last)
+        watch.advance(len(last), 0)
+    return choice
 
 
 def _refuse_broken(records: list[Record], chosen: Select) -> None:

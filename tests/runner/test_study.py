@@ -41,7 +41,7 @@ def test_a_study_runs_from_protocol_to_verdict(closed, cask):
     document = json.loads((closed / "reports" / "small" / "analysis.json").read_text())
     assert document["branch"] in "AC" and document["cells"][0]["n"] == 10
     by_hand = sum(r.grade.correct for r in heldout if r.arm == "candidate")
-    assert document["cells"][0]["arms"]["candidate"]["correct"] == by_hand
+    assert document["arms"]["chain-s/b64"]["candidate"]["correct"] == by_hand
     result = cask("-C", closed, "verify", "--require", "L0")
     assert result.return_value == 0, result.output
     assert cask("-C", closed, "verify").return_value == 3
