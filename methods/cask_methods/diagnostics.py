@@ -26,27 +26,26 @@ def key_distance(a: Tensor, b: Tensor, kappa: Tensor) -> Tensor:
 
 
 def dispersion(keys: Tensor, representatives: Tensor, shares: Tensor, kappa: Tensor) -> Tensor:
-    """Σ_i a_i·d_κ(k_i, k̃) of every group, [..., g].
+    """Σ_i a_i·d_κ(k_i, k̃) of every group and head, [R, g, X].
 
-    keys: [..., m, D], pre-RoPE. representatives: [..., m, D], k̃ of the group that each key belongs to, pre-RoPE.
-    shares: [..., g, m], the weights a_i of each group; they sum to 1 over its members and are 0 elsewhere.
+    keys: [R, m, X, D], pre-RoPE, of m entries in X heads. representatives: the same shape, k̃ of the group that each
+    entry belongs to, pre-RoPE. shares: [R, g, m], the weights a_i of each group; they sum to 1 over its members and
+    are 0 elsewhere.
     """
-    return (shares.to(keys.dtype) @ key_distance(keys, representatives, kappa).unsqueeze(-1)).squeeze(-1)
+    return shares.to(keys.dtype) @ key_distance(keys, representatives, kappa)
 
 
 def log_mass_error(logits: Tensor, group: Tensor, folded: Tensor) -> Tensor:
-    """|log Σ_{i in g} e^{z_i} − z*_g| of every group, fp64 [..., g]: by how much a query mistakes the group's weight in
-    the softmax. 0 for a group without members.
+    """|log Σ_{i in g} e^{z_i} − z*_g| of every group and query, fp64 [R, g, Y]: by how much a query mistakes the weight
+    of the group in the softmax. 0 for a group without members.
 
-    logits: [..., m], z_i of the entries as they were. group: [..., m] int64, which broadcasts to them, the group of
-    each, -1 for none. folded: [..., g], z* of what stands for the group.
+    logits: [R, m, Y], z_i of the entries as they were. group: [R, m] int64, the group of each entry, -1 for none.
+    folded: [R, g, Y], z* of what stands for the group.
     """
-    z, groups = logits.double(), folded.shape[-1]
-    at = group.expand(z.shape)
-    most = z.new_full((*z.shape[:-1], groups + 1), -torch.inf)
-    most = most.scatter_reduce(-1, torch.where(at < 0, groups, at), z, "amax")
-    above = (z - most.gather(-1, at.clamp_min(0))).masked_fill(at < 0, -torch.inf).exp()
-    members = group.unsqueeze(-2) == torch.arange(groups, device=group.device)[:, None]
-    mass = (members.double() @ above.unsqueeze(-1)).squeeze(-1)
-    error = (mass.log() + most[..., :-1] - folded.double()).abs()
-    return torch.where(members.any(-1), error, 0)
+    z, groups = logits.double(), folded.shape[1]
+    at = torch.where(group < 0, groups, group).unsqueeze(-1).expand(z.shape)
+    most = z.new_full((len(z), groups + 1, z.shape[2]), -torch.inf).scatter_reduce(1, at, z, "amax")
+    above = (z - most.gather(1, at)).exp()
+    members = group.unsqueeze(1) == torch.arange(groups, device=group.device)[:, None]
+    error = ((members.double() @ above).log() + most[:, :-1] - folded.double()).abs()
+    return torch.where(members.any(-1, keepdim=True), error, 0)

@@ -24,7 +24,7 @@ _CHUNK_ELEMENTS = 1 << 25
 class Fold:
     """A group of entries, one and the same in all layers and KV heads, becomes its representative.
 
-    V* = Σ w_i V_i / Σ w_i in fp32, with w_i = n_i·max(σ_i, 1e-4) for operator ``keepkv`` (n: tokens that an entry
+    V* = Σ w_i V_i / Σ w_i, with w_i = n_i·max(σ_i, 1e-4) for operator ``keepkv`` (n: tokens that an entry
     stands for, σ: the selection's ``support``) and w_i = n_i for ``mean``. A group of one stays as it is, bit for bit.
 
     representative: ``score_max_source`` leaves the representative's cached key as it is; ``weighted_latest`` un-rotates
@@ -99,16 +99,16 @@ class Fold:
     def _fold(self, entries: Entries, groups: Groups, shares: Tensor, total: Tensor) -> Entries:
         """shares: [R, g, m]. total: [R, g, 1], Σ w."""
         shrink = total / total.clamp_min(1) if self.normaliser == "published" else 1
-        for_values, for_keys = ((x.float()[None, :, None]) for x in (shares * shrink, shares))
         at, home = _positions(entries, groups.members), _positions(entries, groups.reps)
         keys, values = [], []
         for part in _parts(entries, groups):
-            values.append(groups.replaced(entries.values[part], for_values @ groups.of_members(entries.values[part])))
+            members = groups.of_members(entries.values[part])
+            values.append(groups.replaced(entries.values[part], _mean(shares * shrink, members)))
             if self.representative == "weighted_latest":
                 plain = unrotate(groups.of_members(entries.keys[part]), at, entries.geometry)
-                mean = rotate(for_keys @ plain, home, entries.geometry)
+                mean = rotate(_mean(shares, plain), home, entries.geometry)
                 keys.append(groups.replaced(entries.keys[part], mean))
-        return replace(entries, keys=torch.cat(keys) if keys else entries.keys, values=torch.cat(values))
+        return replace(entries, keys=_joined(keys) if keys else entries.keys, values=_joined(values))
 
     def _measures(
         self, before: Entries, folded: Entries, groups: Groups, shares: Tensor, count: Tensor, after: Tensor
@@ -116,42 +116,58 @@ class Fold:
         geometry = before.geometry
         kappa = horizon(geometry.inv_freq.to(shares.device))
         at, home = _positions(before, groups.members), _positions(before, groups.reps)
-        group, shared = groups.group[None, :, None, None], shares[None, :, None]
-        log_n = count.gather(-1, groups.members).clamp_min(1).log()[None, :, None, None]
-        log_sum = after.gather(-1, groups.reps).clamp_min(1).log()[None, :, None, None]
+        log_n = count.gather(-1, groups.members).clamp_min(1).log().unsqueeze(-1)
+        log_sum = after.gather(-1, groups.reps).clamp_min(1).log().unsqueeze(-1)
         sums: dict[str, Tensor] = {}
 
         def add(name: str, x: Tensor) -> None:
-            """x: [l, R, …, g], of which groups that exist count."""
-            rows = x.double().masked_fill(~groups.exists.view(1, len(count), *(1,) * (x.ndim - 3), -1), 0)
-            rows = rows.movedim(1, 0).flatten(1).sum(1) / (x[0, 0].numel() // x.shape[-1] * geometry.layers)
-            sums[name] = sums.get(name, 0) + rows
+            """x: [R, g, …], of which groups that exist count."""
+            x = x.double().masked_fill(~groups.exists.unsqueeze(-1), 0)
+            sums[name] = sums.get(name, 0) + x.sum((1, 2))
 
         for part in _parts(before, groups):
             keys, reps = groups.of_members(before.keys[part]), groups.of_reps(folded.keys[part])
             plain = unrotate(reps, home, geometry)
-            own = groups.group.clamp_min(0)[None, :, None, :, None].expand_as(keys)
-            add("kappa_dispersion", dispersion(unrotate(keys, at, geometry), plain.gather(3, own), shared, kappa))
+            own = groups.group.clamp_min(0)[..., None, None].expand_as(keys)
+            apart = dispersion(unrotate(keys, at, geometry), plain.gather(1, own), shares, kappa)
+            add("kappa_dispersion", apart / (geometry.layers * geometry.kv_heads))
             if self.statistics is None:
                 continue
             query = self._queries(before, part)
-            z, z_rep = (query @ k.transpose(-1, -2) / geometry.head_dim**0.5 for k in (keys, reps))
-            add("log_mass_error", log_mass_error(z, group, z_rep))
-            add("log_mass_error_counted", log_mass_error(z + log_n, group, z_rep + log_sum))
+            z, z_rep = (_logits(query, k) for k in (keys, reps))
+            heads = geometry.layers * geometry.query_heads
+            add("log_mass_error", log_mass_error(z, groups.group, z_rep) / heads)
+            add("log_mass_error_counted", log_mass_error(z + log_n, groups.group, z_rep + log_sum) / heads)
         number = groups.exists.sum(-1)
         return {k: (v / number).masked_fill(number == 0, torch.nan) for k, v in sums.items()}
 
     def _queries(self, entries: Entries, part: slice) -> Tensor:
-        """The calibrated mean queries at the next position, [l, R, H, G, D] fp32."""
+        """The calibrated mean queries at the next position, [R, l·H, G, D] fp32."""
         statistics, geometry = self.statistics.to(entries.keys.device), entries.geometry
-        centre = torch.cat([statistics.c_re[part], statistics.c_im[part]], -1).float()[:, None]
-        centre = centre.expand(-1, len(entries.length), -1, -1)
-        return rotate(centre, entries.length[:, None], geometry).unflatten(2, (geometry.kv_heads, geometry.groups))
+        centre = torch.cat([statistics.c_re[part], statistics.c_im[part]], -1).float().flatten(0, 1)
+        centre = centre.expand(len(entries.length), -1, -1)
+        return rotate(centre, entries.length[:, None], geometry).unflatten(1, (-1, geometry.groups))
 
 
 def _positions(entries: Entries, at: Tensor) -> Tensor:
-    """[1, R, 1, k]: logical positions of the entries `at` [R, k], which are the same in all layers and heads."""
-    return entries.positions[0, :, 0].gather(-1, at)[None, :, None]
+    """[R, k, 1]: logical positions of the entries `at` [R, k], which are the same in all layers and heads."""
+    return entries.positions[0, :, 0].gather(-1, at).unsqueeze(-1)
+
+
+def _mean(shares: Tensor, members: Tensor) -> Tensor:
+    """Σ a v, [R, g, X, D] fp32, of members [R, m, X, D] by `shares` [R, g, m]. Summed in fp64, so that a sequence's
+    values do not depend on how many members others have."""
+    return (shares @ members.double().flatten(2)).unflatten(2, members.shape[2:]).float()
+
+
+def _logits(query: Tensor, keys: Tensor) -> Tensor:
+    """q·k/√D, [R, k, X·G] of query [R, X, G, D] and keys [R, k, X, D]."""
+    z = query @ keys.movedim(1, -1) / keys.shape[-1] ** 0.5
+    return z.movedim(-1, 1).flatten(2)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _parts(entries: Entries, groups: Groups) -> Iterator[slice]:

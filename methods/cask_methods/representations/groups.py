@@ -47,18 +47,19 @@ class Groups:
         return self.group.unsqueeze(-2) == torch.arange(self.reps.shape[1], device=self.group.device)[:, None]
 
     def of_members(self, x: Tensor) -> Tensor:
-        """[l, R, H, m, D] fp32 of vectors [l, R, H, n, D]; 0 where there is no member."""
-        return _gather(x, self.members).masked_fill(~self.real[None, :, None, :, None], 0)
+        """[R, m, l·H, D] fp32 of vectors [l, R, H, n, D]; 0 where there is no member."""
+        return _gather(x, self.members).flatten(2, 3).masked_fill(~self.real[..., None, None], 0)
 
     def of_reps(self, x: Tensor) -> Tensor:
-        """[l, R, H, g, D] fp32 of vectors [l, R, H, n, D]; 0 where there is no group."""
-        return _gather(x, self.reps).masked_fill(~self.exists[None, :, None, :, None], 0)
+        """[R, g, l·H, D] fp32 of vectors [l, R, H, n, D]; 0 where there is no group."""
+        return _gather(x, self.reps).flatten(2, 3).masked_fill(~self.exists[..., None, None], 0)
 
     def replaced(self, x: Tensor, new: Tensor) -> Tensor:
-        """A copy of `x` [l, R, H, n, D] with `new` [l, R, H, g, D] at the representatives."""
-        at = _wide(self.reps, x)
+        """A copy of `x` [l, R, H, n, D] with `new` [R, g, l·H, D] at the representatives."""
+        new = new.unflatten(2, (x.shape[0], x.shape[2])).to(x.dtype).movedim((0, 1), (1, 3))
+        at = self.reps[None, :, None, :, None].expand_as(new)
         # What is no representative is written back as it was.
-        new = torch.where(self.exists[None, :, None, :, None], new.to(x.dtype), x.gather(3, at))
+        new = torch.where(self.exists[None, :, None, :, None], new, x.gather(3, at))
         return x.scatter(3, at, new)
 
 
@@ -67,9 +68,8 @@ def _first(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return at, mask.gather(-1, at)
 
 
-def _wide(at: Tensor, x: Tensor) -> Tensor:
-    return at[None, :, None, :, None].expand(x.shape[0], -1, x.shape[2], -1, x.shape[4])
-
-
 def _gather(x: Tensor, at: Tensor) -> Tensor:
-    return x.gather(3, _wide(at, x)).to(torch.promote_types(x.dtype, torch.float32))
+    """[R, k, l, H, D], entry before head, so that weights by entry are one product for all heads."""
+    x = x.movedim((1, 3), (0, 1))
+    x = x.gather(1, at[..., None, None, None].expand(-1, -1, *x.shape[2:]))
+    return x.to(torch.promote_types(x.dtype, torch.float32))

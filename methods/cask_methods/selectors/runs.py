@@ -28,6 +28,10 @@ class Rule:
     gate: Tensor | None = None
     distance: float = 0.0
 
+    @property
+    def vetoes(self) -> bool:
+        return self.gate is not None or bool(self.distance)
+
 
 @dataclass(frozen=True)
 class Scratch:
@@ -107,6 +111,8 @@ def merge_adjacent(scratch: Scratch, member: Tensor, link: Tensor, merges: Tenso
     for _ in range(int(merges.max()) if rows else 0):
         best, left = keys[:, :width].max(-1)
         live = (best > _NEVER) & (left_to_do > 0)
+        if rule.vetoes and not bool(live.any()):
+            break
         left = torch.where(live, left, width)
         right = after[lead, left]
         following, previous = after[lead, right], before[lead, left]

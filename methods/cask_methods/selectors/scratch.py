@@ -25,8 +25,8 @@ def supports(scores: Tensor) -> Tensor:
 class Pool:
     """The candidates of R sequences, M at most: those of a row are its entries first … first + count − 1.
 
-    entries: as a method sees them, with n = M; where a row has fewer, they repeat its first. valid: [R, M] bool.
-    scores: [R, M] fp32. mass: [R, M] fp64, support times the tokens an entry stands for. low, high: [R, M] int64, the
+    entries: as a method sees them, with n = M, but with values of no width; where a row has fewer, they repeat its
+    first. values: [L, R, H, M, D], or None unless asked for. valid: [R, M] bool. scores: [R, M] fp32. mass: [R, M] fp64, support times the tokens an entry stands for. low, high: [R, M] int64, the
     positions it stands for. slots: [R] ≥ 2, how many may stay; every row has more candidates.
     """
 
@@ -38,9 +38,19 @@ class Pool:
     low: Tensor
     high: Tensor
     slots: Tensor
+    values: Tensor | None = None
 
     @classmethod
-    def of(cls, entries: Entries, scores: Tensor, first: Tensor, count: Tensor, slots: Tensor) -> Pool:
+    def of(
+        cls,
+        entries: Entries,
+        scores: Tensor,
+        first: Tensor,
+        count: Tensor,
+        slots: Tensor,
+        *,
+        with_values: bool = False,
+    ) -> Pool:
         """entries: of R sequences. scores: [R, n]. first, count, slots: [R]. Traits ``count``, ``span_low`` and
         ``span_high`` are read where they are kept."""
         offset = torch.arange(int(count.max()), device=count.device)
@@ -60,7 +70,7 @@ class Pool:
         mass = (supports(s) * trait("count", torch.ones_like(own))).masked_fill(~valid, 0)
         window = Entries(
             entries.keys.gather(3, wide),
-            entries.values.gather(3, wide),
+            entries.values[:, :, :, : at.shape[1], :0],
             positions,
             entries.prompt_tokens,
             entries.length,
@@ -70,7 +80,8 @@ class Pool:
             tokens=entries.tokens,
         )
         low, high = torch.where(low < 0, own, low), torch.where(high < 0, own, high)
-        return cls(window, first, valid, s, mass, low, high, slots)
+        values = entries.values.gather(3, wide) if with_values else None
+        return cls(window, first, valid, s, mass, low, high, slots, values)
 
     @property
     def count(self) -> Tensor:
@@ -85,16 +96,20 @@ class Pool:
         """[R, M] bool: as many of the highest scores as there are slots."""
         return highest(self.scores, self.valid, self.slots)
 
-    def scratch(self, with_values: bool) -> Scratch:
+    def scratch(self) -> Scratch:
         """What merging looks at. Rotation is the same in all heads at one position and keeps lengths, so the mean of
         the unit keys is un-rotated, instead of every key. Raises FloatingPointError when keys are not finite."""
-        keys = self.entries.keys.to(torch.promote_types(self.entries.keys.dtype, torch.float32))
-        size = torch.linalg.vector_norm(keys, dim=-1, keepdim=True, dtype=torch.float64)
-        mean = (keys / torch.where(size > 0, size, 1)).mean((0, 2))
+        total = 0
+        for layer in self.entries.keys:
+            for keys in layer.unbind(1):
+                keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
+                size = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
+                total = total + keys / torch.where(size > 0, size, 1)
+        mean = total / (self.entries.keys.shape[0] * self.entries.keys.shape[2])
         if not bool(torch.isfinite(mean).all()):
             raise FloatingPointError("two-stage selection met keys that are not finite")
         direction = unrotate(mean, self.entries.positions[0, :, 0], self.entries.geometry)
-        values = self.entries.values.float().movedim((0, 2), (2, 3)).flatten(2, 3) if with_values else None
+        values = None if self.values is None else self.values.float().movedim((0, 2), (2, 3)).flatten(2, 3)
         return Scratch(direction, self.mass, self.scores.double(), self.low, self.high, values)
 
     def spread(self, x: Tensor, over: Tensor) -> Tensor:
@@ -140,9 +155,10 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
     """The core, and descriptors of the runs beside it.
 
     order: [R, M] the core's ranking, of which it takes the `wanted` [R] first, fewer than there are slots. same_phase:
-    [R, M] bool, whether a candidate and the next one lie in the same phase of the text.
+    [R, M] bool, whether a candidate and the next one lie in the same phase of the text. The pool has values where
+    `how` has a distance; then every relaxation, demotions included, merges anew from single candidates.
     """
-    scratch, vetoes = pool.scratch(bool(how.distance)), bool(how.gate or how.distance)
+    scratch, vetoes = pool.scratch(), bool(how.gate or how.distance)
     gate = how.gate * pool.scores.double().masked_fill(~pool.best(), 0).sum(-1) / pool.slots
     fits, demotes = cores.room(order, pool.valid, pool.slots), how.core == "demote"
     member, link = _runs(pool, _first(order, wanted), same_phase)

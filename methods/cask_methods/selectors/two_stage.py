@@ -117,7 +117,8 @@ class TwoStage:
         at = plan.merges.nonzero().squeeze(-1)
         if len(at):
             rows = entries if len(at) == len(s) else entries.rows(at)
-            pool = Pool.of(rows, s[at], plan.prefix[at], plan.pool[at], plan.slots[at])
+            numbers = plan.prefix[at], plan.pool[at], plan.slots[at]
+            pool = Pool.of(rows, s[at], *numbers, with_values=self.merge and bool(self.distance))
             done = self._stage_two(pool)
             keep[at] = pool.spread(done.kept, keep[at])
             into[at] = pool.spread(torch.where(done.into < 0, -1, done.into + pool.first[:, None]), into[at])
