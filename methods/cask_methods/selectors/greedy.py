@@ -77,7 +77,7 @@ def rows_of(
     scale = spread(scores, candidates, tau)
     if not bool(torch.isfinite(scale).all()):
         raise FloatingPointError("greedy selection met scores that are not finite")
-    seeds = _like(entries.resident, candidates) & ~candidates if seeded else None
+    seeds = like(entries.resident, candidates) & ~candidates if seeded else None
     vectors = entries.keys if space == "keys" else entries.values
     unit = unit_vectors(vectors, candidates, seeds=seeds, centred=space == "values_centred", dtype=dtype)
     n, quota = scores.shape[-1], quota.expand(scores.shape[:-1]).reshape(-1)
@@ -182,7 +182,7 @@ def mean_per_row(values: Tensor, live: Tensor, shape: torch.Size) -> Tensor:
     return (total / count.clamp_min(1)).float()
 
 
-def _like(mask: Tensor, candidates: Tensor) -> Tensor:
+def like(mask: Tensor, candidates: Tensor) -> Tensor:
     """The mask with the axes that `candidates` shares reduced to one."""
     for axis in (0, 2):
         if candidates.shape[axis] == 1:
