@@ -40,7 +40,7 @@ def protocol(*candidates, controls=(), budget=128, baseline=None):
             "hypothesis": "Some candidate solves more problems.",
             "task": {"name": "chain", "dev": "splits/dev.json", "heldout": "splits/heldout.json"},
             "models": [{"id": "embedded:m", "name": "m"}],
-            "generation": {"temperature": "0.6", "max_new_tokens": 2000},
+            "generation": {"temperature": "0.6", "max_new_tokens": 4000},
             "budgets": [budget],
             "baseline": baseline or {"preset": "triattention"},
             "candidates": [{"name": f"c{i}", **c} for i, c in enumerate(candidates)],
@@ -56,7 +56,7 @@ def trials(choice, arm="baseline", config=""):
     """Dev records of an arm with made-up outputs, in which every 25th token ends a line."""
     schedule, out = schedule_of(choice), []
     for problem in range(5):
-        tokens = [3 if t % 25 == 0 else 9 for t in range(600 + 100 * problem)]
+        tokens = [3 if t % 25 == 0 else 9 for t in range(2000 + 100 * problem)]
         account = expected(schedule, footprint_of(choice), 40 + problem, [tokens] * schedule.chains, LOCK.layers)
         stored = {k: v for k, v in account.to_json().items() if k != "chains"}
         out.append(record(problem, arm, config, tokens, ResidencyRecord.model_validate(stored)))
