@@ -29,7 +29,7 @@ from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import yaml
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
-from cask_eval.records.store import line_of, parse
+from cask_eval.records.store import evidence_of, line_of, parse
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import registry
 from cask_eval.workspace import Workspace
@@ -46,12 +46,12 @@ _MANY_DIGITS = re.compile(rb"\d{16}")
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A records file. `lines` are the records' canonical lines; `faults` are lines that are no records or not in
-    canonical form; `torn` is an incomplete last line."""
+    """A records file. `leaves` are what is committed to of each record (`records.store.evidence_of`); `faults` are
+    lines that are no records or not in canonical form; `torn` is an incomplete last line."""
 
     path: str
     records: tuple[Record, ...]
-    lines: tuple[bytes, ...]
+    leaves: tuple[bytes, ...]
     faults: tuple[str, ...]
     torn: bool
 
@@ -306,17 +306,18 @@ class _Loader:
         if data is None:
             return None
         found = jsonl.split(data)
-        records, lines, faults = [], [], []
+        records, leaves, faults = [], [], []
         for number, line in enumerate(self.bounded(found.lines, rel), 1):
             try:
                 record = parse(line, f"{rel}:{number}")
-                lines.append(canonical_line(record))
+                canonical, leaf = canonical_lines(record)
+                leaves.append(leaf)
                 records.append(record)
-                if lines[-1] != line:
+                if canonical != line:
                     faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
             except (CaskError, ValueError) as error:
                 faults.append(str(error))
-        return RecordFile(rel, tuple(records), tuple(lines), tuple(faults), bool(found.torn))
+        return RecordFile(rel, tuple(records), tuple(leaves), tuple(faults), bool(found.torn))
 
     def task(self, name: str) -> Any | None:
         try:
@@ -338,12 +339,19 @@ class _Loader:
         return Problems(role, {p.id: p for p in made}, made)
 
 
-def canonical_line(record: Record) -> bytes:
-    """`records.store.line_of`, many times faster: without floats and huge integers, RFC 8785 of ASCII names is sorted,
-    compact JSON. Raises ValueError where `line_of` does."""
+def canonical_lines(record: Record) -> tuple[bytes, bytes]:
+    """`records.store.line_of` and `evidence_of`, many times faster: without floats, huge integers and names beyond
+    ASCII, RFC 8785 is sorted, compact JSON. Raises ValueError where they do."""
     value = record.model_dump(mode="json")
-    line = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return line_of(record) if _MANY_DIGITS.search(line) else line
+    line = _compact(value)
+    if _MANY_DIGITS.search(line) or not all(name.isascii() for name in record.measures):
+        return line_of(record), evidence_of(record)
+    value.pop("measures")
+    return line, _compact(value)
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def protocol_of(data: bytes, name: str) -> Protocol | str:

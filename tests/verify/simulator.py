@@ -29,7 +29,6 @@ from cask_eval.ledger.events import (
     ModelLock,
     PackageLock,
     Records,
-    RecordsCommit,
     Register,
     Select,
     SplitLock,
@@ -41,7 +40,7 @@ from cask_eval.protocol.load import check, load
 from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.protocol.yaml import parse
 from cask_eval.records.model import Record
-from cask_eval.records.store import RecordStore
+from cask_eval.records.store import RecordStore, commit
 from cask_eval.residency import Residency, walk
 from cask_eval.schedule import Schedule
 from cask_eval.splits import store
@@ -415,9 +414,7 @@ def regrade(r: dict, output: str) -> None:
 
 
 def committed(records: list[dict], phase: str) -> dict:
-    leaves = sorted((Record.model_validate(r).key, line(r)) for r in records)
-    return RecordsCommit(path=f"reports/{STUDY}/{phase}.jsonl", count=len(leaves),
-                         merkle_root=merkle_root(line for _, line in leaves)).model_dump()  # fmt: skip
+    return commit([Record.model_validate(r) for r in records], f"reports/{STUDY}/{phase}.jsonl").model_dump()
 
 
 def read_lines(path: Path) -> list[dict]:

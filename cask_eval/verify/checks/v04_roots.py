@@ -45,8 +45,8 @@ def _sessions(e: Evidence, file: RecordFile) -> Iterator[str]:
 
 
 def _root(file: RecordFile, count: int) -> str:
-    """As in `records.store.commit`, from the lines that are there already."""
-    leaves = sorted((record.key, line) for record, line in zip(file.records[:count], file.lines, strict=False))
+    """As in `records.store.commit`, from the leaves that are there already."""
+    leaves = sorted((record.key, leaf) for record, leaf in zip(file.records[:count], file.leaves, strict=False))
     return merkle_root(line for _, line in leaves)
 
 
