@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import cask_oracle
 import pytest
@@ -17,7 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_cases import entries, geometry, single, statistics
 
+from cask_eval import embedded
 from cask_eval.engine.contract import Entries, Host
+from cask_eval.engine.decode import Request, generate
+from cask_eval.engine.model import geometry as engine_geometry
+from cask_eval.engine.model import load_model
+from cask_eval.engine.sampling import Sampling
 from cask_eval.errors import MethodError
 from cask_eval.schedule import Book, Schedule
 
@@ -513,6 +519,37 @@ def test_guards(host):
     for _, before, after in events:
         n = before.positions.shape[-1]
         assert after.keep[0, 0, 0].nonzero().flatten().tolist() == [*range(7), *range(n - 5, n)]
+
+
+@pytest.mark.parametrize("method", [Cask(delta=24), Cask(delta=24, log_mass=True, representative="weighted_latest")])
+def test_in_the_engine_tokens_do_not_depend_on_company(method):
+    """On an embedded model: the meters agree (the engine checks), and several sequences at once equal one by one."""
+    folder = Path(embedded.__file__).parent / "chain-s"
+    model, tokenizer = load_model(folder)
+    shape = engine_geometry(model)
+
+    def tokens(text):
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    policy = method.bind(Host(shape, str(folder / "calibration.safetensors"), tokens))
+    g = torch.Generator().manual_seed(0)
+    vocabulary = model.config.vocab_size
+    requests = [
+        Request(i, tuple(torch.randint(vocabulary, (n,), generator=g).tolist()), i) for i, n in enumerate((50, 7, 30))
+    ]
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=90, stop_ids=())
+    runs = [
+        {
+            o.key: (o.output_ids, o.measures, o.residency.entries)
+            for o in generate(model, requests, policy, policy.schedule(24), sampling, slots=slots)
+        }
+        for slots in (1, 3)
+    ]
+    for key in range(3):
+        alone, together = runs[0][key], runs[1][key]
+        assert alone[0] == together[0] and alone[2] == together[2]
+        assert alone[1] == pytest.approx(together[1], rel=1e-3, abs=1e-3)
+        assert alone[1]["kappa_dispersion"] > 0 and alone[1]["log_mass_error"] > 0
 
 
 def test_binding_needs_statistics_and_a_tokenizer(host):

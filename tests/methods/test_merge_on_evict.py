@@ -183,7 +183,7 @@ def test_half_precision_is_merged_in_full():
 
 
 def test_adversarial_input():
-    """Zero keys resemble nothing, identical ones go to the first, a spike stays finite, NaN and infinity are refused."""
+    """Zero keys resemble nothing, identical ones go to the first, a spike stays finite, no NaN gets through."""
     merge = MergeOnEvict(0.5)
     e, _ = case(merge, (6,))
     keep = torch.tensor([False, True, False, True, False, False]).expand(e.positions.shape)
