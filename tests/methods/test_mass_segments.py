@@ -464,9 +464,9 @@ def test_guarantees_for_any_n_and_b(seed, n, shortest):
 
 def test_more_segments_than_entries_ends_quickly():
     """The published code loops forever on this: flat mass, 4096 entries, 100 segments, 64 to keep."""
-    began = time.perf_counter()
+    began = time.process_time()
     kept, measures = one(torch.ones(4096), torch.zeros(4096), 64, step=0.005, shortest=32, longest=1024, floor=8)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert len(kept) == 64 and float(measures["segments"]) > 64 and float(measures["floors_lowered"]) == 1
     blocks = {i // 64 for i in kept}
     assert len(blocks) >= 32
