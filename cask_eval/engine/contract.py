@@ -176,8 +176,9 @@ class Selector(Protocol):
     """Which set do we keep, given scores? May have `needs` and `bind(host)`."""
 
     def select(self, scores: Tensor, candidates: Tensor, quota: Tensor, entries: Entries) -> Selection:
-        """`Selection.keep` is a subset of `candidates` (same shape as `scores`) with exactly `quota`
-        [L or 1, R, H or 1] entries a row. No row's quota exceeds its candidates."""
+        """`Selection.keep` is a subset of `candidates` with exactly `quota` [L or 1, R, H or 1] entries a row. No row's
+        quota exceeds its candidates. It has the shape of `scores`, or is wider: a selector may decide per layer and
+        head from shared scores."""
         ...
 
 

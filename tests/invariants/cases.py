@@ -26,7 +26,7 @@ SMALL = {
     "window": 4,
     "group_size": 4,
     "residual": 8,
-    "l_min": 2,
+    "l_min": 4,
     "l_max": 16,
 }
 
