@@ -114,7 +114,8 @@ def test_records_are_not_saved_twice_when_an_interrupt_meets_the_save(registered
         written.extend(r.key for r in records)
         raise KeyboardInterrupt
 
-    batch = trials.Batch("dev", cell, "baseline", "", tune.baseline(protocol, cell))
+    ground = tune.grounds(study, lock.models, "cpu")[cell.model]
+    batch = trials.Batch("dev", cell, "baseline", "", tune.baseline(protocol, cell, ground))
     with pytest.raises(KeyboardInterrupt):
         Bench(study, event.hash, "cpu").run(batch, set(), save, lambda *_: None)
     assert written and len(written) == len(set(written))
