@@ -27,10 +27,11 @@ def decoded(e: Evidence) -> Iterator[str]:
             if known is None or r.status == "failed":
                 continue
             where = f"{role}/{r.cell}/{r.arm}/{r.config}/{r.problem}/{r.sample}"
-            if unknown := [i for i in r.output_ids if i not in known]:
-                yield f"{where}: the model has no token {unknown[0]}"
-            elif " ".join(w for i in r.output_ids if (w := known[i])) != r.output:
-                yield f"{where}: the output is not what its token ids say"
+            for part in (r, *r.chains):
+                if unknown := [i for i in part.output_ids if i not in known]:
+                    yield f"{where}: the model has no token {unknown[0]}"
+                elif " ".join(w for i in part.output_ids if (w := known[i])) != part.output:
+                    yield f"{where}: the output is not what its token ids say"
 
 
 def words_of(lock: ModelLock) -> dict[int, str] | None:

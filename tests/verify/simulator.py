@@ -41,7 +41,7 @@ from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.protocol.yaml import parse
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore, commit
-from cask_eval.residency import Residency, walk
+from cask_eval.residency import Residency, expected, walk
 from cask_eval.schedule import Schedule
 from cask_eval.splits import store
 from cask_eval.splits.freeze import freeze
@@ -81,7 +81,7 @@ SEVERAL = PROTOCOL.replace(
     """candidate: {preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
 """,
     """candidates:
-  - {name: near, preset: recency}
+  - {name: near, preset: vote}
   - {name: strong, preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
   - {name: fair, preset: sentences, params: {delta: 8}}
 screening: {survivors: 2, min_gain: "0.01"}
@@ -119,11 +119,14 @@ HELD = Footprint(heads=4, head_dim=8, itemsize=4)
 
 
 def schedule_for(preset: str, budget: int) -> Schedule:
-    """Preset alpha compresses at every step, sentences at a full stop when it can, everything else every eighth."""
+    """Preset alpha compresses at every step, sentences at a full stop when it can, everything else every eighth; a vote
+    has two chains."""
     if preset == "alpha":
         return Schedule("every_step", budget, 1, "pinned")
     if preset == "sentences":
         return Schedule("boundary", budget, 8, "pinned", earliest=2, boundaries=(VOCABULARY["."],))
+    if preset == "vote":
+        return Schedule("slack", budget, 8, "compete", chains=2)
     return Schedule("slack", budget, 8, "pinned")
 
 
@@ -155,10 +158,19 @@ def record(
         output = ""
     ids = ids_of(output, status)
     tokens, prompt = len(ids), len(problem.prompt.split())
+    # The second chain says the opposite; the first, which is earlier, wins.
+    other = output_of(problem, luck >= SKILL[arm, config])
+    outputs = [ids, ids_of(other, "finished")][: choice.schedule.chains]
     schedule = schedule_of(choice)
-    account = account_of(schedule, prompt, max(tokens - 1, 0), ids) if status != "failed" else None
+    account = expected(schedule, HELD, prompt, outputs, MODELS[0].layers) if status != "failed" else None
     grade = chain.grade(problem, output)
-    kept = schedule.target(prompt) if account and account.events else None
+    parts = (account.chains or [account]) if account else []
+    kept = [left // HELD.heads for part in parts for _, _, left in part.events]
+    chains = [
+        {"status": "finished", "output": text, "output_ids": list(own),
+         "extracted": chain.grade(problem, text).extracted, "residency": stored(part)}
+        for text, own, part in zip((output, other), outputs, parts)
+    ]  # fmt: skip
     return Record.model_validate({
         "study": protocol.study,
         "registration": registration,
@@ -178,8 +190,9 @@ def record(
         "output_ids": ids,
         "grade": asdict(grade),
         "residency": stored(account) if account else None,
-        "kept_min": kept,
-        "kept_max": kept,
+        "kept_min": min(kept, default=None),
+        "kept_max": max(kept, default=None),
+        "chains": chains if len(chains) > 1 else [],
     })  # fmt: skip
 
 

@@ -471,6 +471,42 @@ def some_records_graded_by_a_milder_grader(root):
     forger.resign().write()
 
 
+def votes(forger: Forger, right: bool) -> list[dict]:
+    """The dev trials of `near`, whose two chains disagree; the first one wins and is right or wrong."""
+    return [r for r in forger.dev if r["arm"] == "near" and r["grade"]["correct"] == right]
+
+
+@attack("V13", clever=True, study="several")
+def the_right_chain_taken_for_the_winner(root):
+    forger = Forger(root)
+    for r in votes(forger, right=False):
+        regrade(r, r["chains"][1]["output"])
+        r["output_tokens"] = len(r["output_ids"])
+        assert r["grade"]["correct"]
+    forger.resign("analysis").write()
+
+
+@attack("V13", clever=True, study="several")
+def a_chain_said_to_abstain(root):
+    forger = Forger(root)
+    votes(forger, right=False)[0]["chains"][0]["extracted"] = None
+    forger.resign().write()
+
+
+@attack("V12", clever=True, study="several")
+def a_chain_that_goes_on_after_its_stop_token(root):
+    forger = Forger(root)
+    votes(forger, right=True)[0]["chains"][1]["output_ids"][3] = STOP
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def a_chain_left_out(root):
+    forger = Forger(root)
+    votes(forger, right=True)[0]["chains"].pop()
+    forger.resign().write()
+
+
 # --- code and environment
 
 

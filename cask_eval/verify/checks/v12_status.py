@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cask_eval.records.model import Record
+from cask_eval.records.model import ChainRecord, Record
 from cask_eval.verify.check import Note, check
 from cask_eval.verify.evidence import Evidence
 
@@ -19,13 +19,23 @@ def v12(e: Evidence) -> Iterator[str]:
     failed = 0
     for r in records:
         failed += r.status == "failed"
-        for what in (*_faults(r, cap), *_ending(r, stops.get(r.cell, set()))):
+        own = stops.get(r.cell, set())
+        chains = (f"chain {i}: {what}" for i, c in enumerate(r.chains) for what in _chain(c, cap, own))
+        for what in (*_faults(r, cap), *_ending(r, own), *chains):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample} ({r.status}): {what}"
     if failed:
         yield Note(f"{failed} trials failed and count as wrong; that they failed is the author's word")
 
 
-def _ending(r: Record, stops: set[int]) -> Iterator[str]:
+def _chain(c: ChainRecord, cap: int, stops: set[int]) -> Iterator[str]:
+    yield from _ending(c, stops)
+    if not c.output_ids:
+        yield "has no output"
+    if len(c.output_ids) > cap or (c.status == "truncated" and len(c.output_ids) != cap):
+        yield f"{c.status} at {len(c.output_ids)} tokens, but the cap is {cap}"
+
+
+def _ending(r: Record | ChainRecord, stops: set[int]) -> Iterator[str]:
     """A trial is finished if, and only if, its last token and no other is a stop token of its model."""
     if r.output_ids and r.status != "failed":
         if (r.output_ids[-1] in stops) != (r.status == "finished"):
@@ -46,7 +56,7 @@ def _faults(r: Record, cap: int) -> Iterator[str]:
             yield "failed, but graded"
         if r.output or r.output_ids:
             yield "failed, but with output"
-        if r.residency is not None or r.kept_min is not None or r.kept_max is not None:
+        if r.residency is not None or r.kept_min is not None or r.kept_max is not None or r.chains:
             yield "failed, but with a residency account"
         return
     if r.failure is not None:
