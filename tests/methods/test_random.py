@@ -56,7 +56,7 @@ def _kept(rows, n, quota, sampling, event=0, resident=None):
         junk=False,
     )
     mask = torch.ones(1, rows, 1, n, dtype=torch.bool) if resident is None else resident
-    return TopK().select(RandomScorer(sampling).score(e, mask), mask, torch.full((1, rows, 1), quota), e)
+    return TopK().select(RandomScorer(sampling).score(e, mask), mask, torch.full((1, rows, 1), quota), e).keep
 
 
 def test_inclusion_is_uniform():

@@ -156,10 +156,10 @@ def test_a_matched_budget_that_cannot_hold_the_prompt_stops_before_held_out_is_c
 def test_a_baseline_that_always_fails_on_dev_is_a_clear_error(registered, copy, cask, monkeypatch):
     from cask_eval.engine.method import Policy
 
-    def keep(self, entries, target):
+    def compress(self, entries, target):
         raise FloatingPointError("poisoned")
 
-    monkeypatch.setattr(Policy, "keep", keep)
+    monkeypatch.setattr(Policy, "compress", compress)
     with pytest.raises(StateError, match="every dev trial of the baseline failed.* FloatingPointError: poisoned"):
         cask("-C", copy(registered), "tune", "--device", "cpu")
 
@@ -222,10 +222,10 @@ def test_gate_tells_a_null_result_from_a_met_branch(tuned, copy, cask):
 def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, copy, cask, monkeypatch):
     from cask_eval.engine.method import Policy
 
-    root, inner = copy(tuned), Policy.keep
+    root, inner = copy(tuned), Policy.compress
     poisoned = []
 
-    def keep(self, entries, target):
+    def compress(self, entries, target):
         from cask_methods.scorers.random import RandomScorer
 
         if isinstance(self.scorer, RandomScorer):
@@ -234,7 +234,7 @@ def test_a_trial_that_breaks_is_recorded_as_failed_and_the_rest_go_on(tuned, cop
                 raise FloatingPointError("poisoned")
         return inner(self, entries, target)
 
-    monkeypatch.setattr(Policy, "keep", keep)
+    monkeypatch.setattr(Policy, "compress", compress)
     cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
     failed = [r for r in records(root, "heldout") if r.status == "failed"]
     assert [(r.arm, r.failure.kind, r.failure.message, r.grade.correct) for r in failed] == [
