@@ -31,9 +31,8 @@ def test_u3_counts_are_exact_and_everything_terminates(compressing, paper, data)
     policy = compressing.policy(paper)
     prompts = data.draw(st.lists(st.integers(1, PROMPT), min_size=1, max_size=3))
     extra = data.draw(st.integers(0, 30))
-    lengths = [
-        compressing.budget + p * (policy.schedule(compressing.budget).prompt == "outside") + 4 + extra for p in prompts
-    ]
+    part = policy.schedule(compressing.budget).split()[0]
+    lengths = [max(part.target(p) + 4, p + 1) + extra for p in prompts]
     e, target = meet(compressing, policy, lengths, prompts, compressing.budget, data.draw(st.integers(0, 999)))
     after = policy.compress(e, target)
     layers, _, heads, _ = e.positions.shape
