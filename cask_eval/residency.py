@@ -62,8 +62,9 @@ class Residency:
 
     @property
     def active(self) -> bool:
-        """Whether anything was ever compressed."""
-        return bool(self.events) or any(chain.active for chain in self.chains)
+        """Whether anything was ever compressed: by an event, or by being stored in fewer bytes."""
+        packed = self.payload_bytes < self.entries * self.entry_bytes
+        return packed or bool(self.events) or any(chain.active for chain in self.chains)
 
     def spans(self) -> list[tuple[int, int]]:
         """(entries before, steps) of each stretch of growth between events. Raises ValueError when the events

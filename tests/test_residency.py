@@ -114,7 +114,7 @@ def test_chains_are_summed_while_they_live(schedule, footprint, prompt, outputs)
     assert account.aux_bytes == sum(footprint.auxiliary(n) for row in alive for n in row)
     assert account.peak_entries == max(map(sum, alive), default=0) * 6
     assert account.peak_bytes == max((sum(map(footprint.total, row)) for row in alive), default=0)
-    assert account.active == any(chain.events for chain in account.chains)
+    assert account.active == any(chain.active for chain in account.chains)
     assert account.again(footprint) == account
     for chain, output in zip(account.chains, outputs, strict=True):
         assert chain.steps == len(output) - 1
@@ -215,3 +215,12 @@ def test_accounts_survive_storage():
         account = expected(schedule, PLAIN, 4, [[0] * 31] * schedule.chains, 2)
         assert account.active and Residency.from_json(account.to_json()) == account
         assert asdict(Residency.from_json(account.to_json())) == asdict(account)
+
+
+def test_active_is_what_was_compressed_by_an_event_or_by_packing():
+    never = Schedule("never", 8, 1, "compete")
+    plain, packed = Footprint(4, 8, 4), Footprint(4, 8, 4, Packing(4, 8, 8))
+    assert not walk(never, plain, 5, 30, 2).active
+    assert walk(never, packed, 5, 30, 2).active
+    assert not walk(never, packed, 2, 4, 2).active  # nothing has left the residual yet
+    assert walk(Schedule("slack", 8, 4, "pinned"), plain, 5, 30, 2).active

@@ -443,8 +443,8 @@ class _Run:
             ids,
             ids[-1] in self.sampling.stop_ids,
             account,
-            int(self.kept_min[slot]) if account.active else None,
-            int(self.kept_max[slot]) if account.active else None,
+            int(self.kept_min[slot]) if events else None,
+            int(self.kept_max[slot]) if events else None,
             Regions(*self.regions[slot].tolist()),
             {name: total / times for name, (total, times) in sorted(measured.items()) if times},
         )

@@ -327,3 +327,17 @@ def test_a_search_that_did_not_happen_so_is_found(forge):
     start = draft()
     found = searched_choice(start, lambda choice: Fraction(choice.schedule.budget * 2 + 60, 3))
     assert search_fault(start, forge(found))
+
+
+def test_packed_means_that_dip_are_solved_and_the_closest_is_found():
+    """Near the longest trial a larger budget can hold fewer bytes, because one more block of keys gets packed."""
+    footprint = Footprint(4, 32, 4, Packing(8, 32, 32))
+    lengths = [(35, t) for t in range(220, 260)]
+    schedule = Schedule("slack", 96, 16, "pinned")
+    means = {b: replay(replace(schedule, budget=b), footprint, lengths) for b in range(40, 300)}
+    assert any(means[b] > means[b + 1] for b in range(40, 299))
+    for target in (Fraction(60), Fraction(75), max(means.values()) + 5):
+        budget, mean = solve(schedule, footprint, lengths, target)
+        assert mean == means[budget]
+        if target < max(means.values()):
+            assert abs(mean - target) == min(abs(m - target) for m in means.values())
