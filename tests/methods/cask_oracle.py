@@ -96,6 +96,8 @@ class Groups:
         like = round(cosine(self.mean(left, case["u"]), self.mean(right, case["u"])) * 2**20)
         gap = max(0, min(case["low"][j] for j in right) - max(case["high"][j] for j in left))
         near = gap <= rule["local_window"]
+        if rule["similarity_role"] == "forbid" and like < rule["similarity"] * 2**20:
+            return None
         return (2 if near and like >= rule["similarity"] * 2**20 else 1 if near else 0, like)
 
     def reduce(self, slots):

@@ -160,7 +160,8 @@ RULES = st.builds(
     core_mode=st.sampled_from(["vote", "score"]),
     core=st.sampled_from(["demote", "hard"]),
     local_window=st.sampled_from([0, 2, 5, 32]),
-    similarity=st.sampled_from([0.985, 0.9999, -1.0]),
+    similarity=st.sampled_from([0.985, 0.9999, 0.5, -1.0]),
+    similarity_role=st.sampled_from(["rank", "rank", "forbid"]),
     gate=st.sampled_from([0.0, 0.0, 1.0, 2.5]),
     distance=st.sampled_from([0.0, 0.0, 2.0, 4.0]),
     promotion=st.sampled_from([0.0, 0.0, 0.9, 0.5]),
@@ -193,6 +194,30 @@ def test_equals_the_oracle_where_runs_outnumber_slots(core, representative):
         demoted += float(got.measures["core_demoted"].sum())
         dropped += float(got.measures["dropped"].sum())
     assert (demoted > 0) == (core == "demote") and (dropped > 0) == (core == "hard")
+
+
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(["demote", "hard"]),
+    st.sampled_from([0.0, 1.5, 2.0, 2.5, 3.0]),
+    st.sampled_from([0.0, 2.5, 3.0]),
+    st.sampled_from([-1.0, 0.2, 0.6]),
+    st.sampled_from([0.0, 0.5]),
+)
+@settings(max_examples=120, deadline=None)
+def test_equals_the_oracle_where_vetoes_force_relaxation(seed, core, gate, distance, similarity, promotion):
+    rule = TwoStage(
+        recent=2,
+        core=core,
+        gate=gate,
+        distance=distance,
+        similarity=similarity,
+        similarity_role="forbid",
+        promotion=promotion,
+    )
+    geo = geometry(layers=1, kv_heads=2, groups=1, head_dim=4)
+    e, target, voters = case_entries(rule, (26, 22), (0, 2), 18, True, seed, geo, hubs=3, levels=4)
+    agrees(rule, e, target, voters, 18, True)
 
 
 def test_adversarial_input():
@@ -273,7 +298,8 @@ def test_anchors_are_a_rounded_linspace(prefix, data, coverage):
 def test_staged_scores_equal_the_formula(normalise, aggregation):
     """S_hj by loops from un-rotated keys, standardised within a stage, then the maximum over all heads."""
     geo = geometry(layers=2, kv_heads=2, groups=2, head_dim=4, scaling=1.3)
-    e = replace(entries(geo, (14, 9, 6), (5, 9, 1)), prefix=torch.tensor([5, 4, 1]))
+    # The third sequence has generated fewer than are left alone.
+    e = replace(entries(geo, (14, 9, 6), (5, 9, 1)), prefix=torch.tensor([5, 4, 4]))
     stats, recent = statistics(geo, dtype=torch.float64), 3
     scorer = Staged(TriAttentionScorer("global", normalise, aggregation, statistics=stats), recent)
     got = scorer.score(e, e.resident)

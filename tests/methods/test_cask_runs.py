@@ -9,7 +9,7 @@ from cask_methods.selectors.runs import Rule, Scratch, merge_adjacent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ANY = Rule(window=32, similarity=0.985)
+ANY = Rule(window=32)
 
 
 def merged(angles, merges, rule=ANY, *, mass=None, score=None, at=None, link=None, values=None):
@@ -59,14 +59,18 @@ def test_a_descriptor_points_where_its_mass_is():
 
 
 def test_near_pairs_go_before_alike_ones():
-    rule = Rule(window=4, similarity=0.985)
+    rule = Rule(window=4)
     assert merged([0, 0, 1, 2], 1, rule, at=[0, 10, 12, 14]) == ([[0], [1, 2], [3]], 0)
-    # Near and alike before near, whatever the cosine of what is only near.
-    assert merged([0, 0.3, 1, 1.05], 1, rule) == ([[0], [1], [2, 3]], 0)
+    # A span's end counts, not its beginning: 4 to 8 is near once 0 and 4 are one.
+    assert merged([0, 0, 1.5, 1.4], 2, rule, at=[0, 4, 8, 30]) == ([[0, 1, 2], [3]], 0)
 
 
-def test_similarity_ranks_and_forbids_nothing():
+def test_the_least_cosine_forbids():
     assert merged([0, 3, 0, 3], 3) == ([[0, 1, 2, 3]], 0)
+    assert merged([0, 0.1, 0.5, 0.6], 3, Rule(32, cosine=0.985)) == ([[0, 1], [2, 3]], 1)
+    assert merged([0, 0.1, 0.5, 0.6], 3, Rule(32, cosine=0.999)) == ([[0], [1], [2], [3]], 3)
+    # What stands for several points elsewhere than each of them.
+    assert merged([0, 0.3, 0.6], 2, Rule(32, cosine=0.95)) == ([[0, 1], [2]], 1)
 
 
 def test_runs_are_never_crossed():
@@ -76,16 +80,16 @@ def test_runs_are_never_crossed():
 
 
 def test_the_gate_limits_the_sum_of_scores():
-    rule = Rule(32, 0.985, gate=torch.tensor([2.0], dtype=torch.float64))
+    rule = Rule(32, gate=torch.tensor([2.0], dtype=torch.float64))
     assert merged([0] * 4, 3, rule, score=[1.0] * 4) == ([[0, 1], [2, 3]], 1)
     assert merged([0] * 4, 3, rule, score=[1.5, 1.5, 0.5, -1]) == ([[0], [1, 2, 3]], 1)
 
 
 def test_the_distance_limits_how_far_values_are_apart():
     values = [[0.0, 0.0], [3.0, 4.0], [3.0, 4.5], [3.0, 5.2]]
-    assert merged([0] * 4, 3, Rule(32, 0.985, distance=1.0), values=values) == ([[0], [1, 2, 3]], 1)
-    assert merged([0] * 4, 3, Rule(32, 0.985, distance=0.6), values=values) == ([[0], [1, 2], [3]], 2)
-    assert merged([0] * 4, 3, Rule(32, 0.985, distance=6.0), values=values) == ([[0, 1, 2, 3]], 0)
+    assert merged([0] * 4, 3, Rule(32, distance=1.0), values=values) == ([[0], [1, 2, 3]], 1)
+    assert merged([0] * 4, 3, Rule(32, distance=0.6), values=values) == ([[0], [1, 2], [3]], 2)
+    assert merged([0] * 4, 3, Rule(32, distance=6.0), values=values) == ([[0, 1, 2, 3]], 0)
 
 
 def test_zero_keys_resemble_nothing():

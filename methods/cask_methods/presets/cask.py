@@ -47,6 +47,8 @@ class Cask(Method):
         "no tie-breaking noise: ties keep the lower position, representatives the later",
         "the value veto compares values themselves, not their images under the output projection, which a method "
         "does not see",
+        "the published similarity threshold ranks neighbours that cosines rank already, and so decides nothing; that "
+        "is similarity_role 'rank', and 'forbid' gives it a meaning",
         "cosines of neighbours are compared in steps of 2^-20; a descriptor's is that of its members' mean by mass",
         "prompt and generated entries are standardised apart, without the newest entries",
         "every sequence of a batch is decided for itself; the published code runs one at a time",
@@ -130,10 +132,17 @@ class Cask(Method):
     )
     similarity: float = param(
         0.985,
-        "Neighbours whose mean un-rotated unit keys have at least this cosine fold before others as near. It ranks "
-        "and forbids nothing.",
+        "Threshold for the cosine of neighbours' mean un-rotated unit keys; what it does is similarity_role.",
         source=_BOTH,
         low=-1,
+    )
+    similarity_role: str = param(
+        "rank",
+        "rank: near neighbours that reach the threshold fold before those that do not; since cosines rank them anyway, "
+        "no threshold changes anything. forbid: others never fold, and descriptors of lowest mass are evicted when "
+        "too many remain.",
+        source="published code: ranks only",
+        choices=("rank", "forbid"),
     )
     value_distance: float = param(
         0.0,
@@ -203,6 +212,7 @@ class Cask(Method):
             core=self.core,
             local_window=self.local_window,
             similarity=self.similarity,
+            similarity_role=self.similarity_role,
             gate=self.mass_gate,
             distance=self.value_distance,
             promotion=self.promotion,

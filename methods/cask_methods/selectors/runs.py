@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _STEPS = 1 << 20
-_TIER = 1 << 22
+_NEAR = 1 << 22
 _NEVER = -(1 << 40)
 
 
@@ -16,21 +17,25 @@ _NEVER = -(1 << 40)
 class Rule:
     """Which adjacent pair goes first, and which may never become one.
 
-    The pair of the highest (tier, cosine) merges, of equal ones the first. A pair is near when its spans lie at most
-    `window` positions apart: tier 2 if it is near and its cosine is at least `similarity`, 1 if it is near, else 0;
-    similarity ranks and forbids nothing. Cosines are compared in steps of 2^-20, so that rounding does not decide
-    between keys that are alike. gate: [R], the highest sum of scores that a merged descriptor may have, inf for
-    none. distance: the largest mean distance, over layers and KV heads, between two descriptors' values; 0 for none.
+    Near pairs go before others, and of those the pair of the highest cosine, of equal ones the first; a pair is near
+    when its spans lie at most `window` positions apart. (The published tiers are 2 for near pairs whose cosine reaches
+    a threshold, 1 for other near ones, 0 for the rest. Within a tier the cosine decides, and near pairs above the
+    threshold beat those below it by their cosines already: the order is the same for every threshold.)
+    Cosines are compared in steps of 2^-20, so that rounding does not decide between keys that are alike.
+
+    gate: [R], the highest sum of scores that a merged descriptor may have, inf for none. distance: the largest mean
+    distance, over layers and KV heads, between two descriptors' values; 0 for none. cosine: the least one; -inf for
+    none.
     """
 
     window: int
-    similarity: float
     gate: Tensor | None = None
     distance: float = 0.0
+    cosine: float = -math.inf
 
     @property
     def vetoes(self) -> bool:
-        return self.gate is not None or bool(self.distance)
+        return self.gate is not None or bool(self.distance) or self.cosine > -math.inf
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,8 @@ def merge_adjacent(scratch: Scratch, member: Tensor, link: Tensor, merges: Tenso
         scale = (u.square().sum(-1) * v.square().sum(-1)).sqrt()
         cosine = ((u * v).sum(-1) / torch.where(scale > 0, scale, 1) * _STEPS).round()
         near = (low[at, right] - high[at, left]) <= rule.window
-        tier = near.long() + (near & (cosine >= rule.similarity * _STEPS)).long()
-        key = tier * _TIER + cosine.long()
-        allowed = (left < width) & (right < width)
+        key = near.long() * _NEAR + cosine.long()
+        allowed = (left < width) & (right < width) & (cosine >= rule.cosine * _STEPS)
         if rule.gate is not None:
             allowed = allowed & (a[..., -1] + b[..., -1] <= rule.gate[:, None])
         if values is not None:

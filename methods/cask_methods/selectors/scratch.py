@@ -26,8 +26,9 @@ class Pool:
     """The candidates of R sequences, M at most: those of a row are its entries first … first + count − 1.
 
     entries: as a method sees them, with n = M, but with values of no width; where a row has fewer, they repeat its
-    first. values: [L, R, H, M, D], or None unless asked for. valid: [R, M] bool. scores: [R, M] fp32. mass: [R, M] fp64, support times the tokens an entry stands for. low, high: [R, M] int64, the
-    positions it stands for. slots: [R] ≥ 2, how many may stay; every row has more candidates.
+    first. values: [L, R, H, M, D], or None unless asked for. valid: [R, M] bool. scores: [R, M] fp32. mass: [R, M]
+    fp64, support times the tokens an entry stands for. low, high: [R, M] int64, the positions it stands for. slots:
+    [R] ≥ 2, how many may stay; every row has more candidates.
     """
 
     entries: Entries
@@ -141,13 +142,13 @@ def keep_best(pool: Pool, order: Tensor, wanted: Tensor) -> Outcome:
 
 @dataclass(frozen=True)
 class Folding:
-    """How runs are folded; the parameters of `two_stage.TwoStage` of these names."""
+    """How runs are folded: parameters of `two_stage.TwoStage`, and the `least_cosine` that may merge, or -inf."""
 
     core: str
     local_window: int
-    similarity: float
     gate: float
     distance: float
+    least_cosine: float
     representative: str
 
 
@@ -156,9 +157,9 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
 
     order: [R, M] the core's ranking, of which it takes the `wanted` [R] first, fewer than there are slots. same_phase:
     [R, M] bool, whether a candidate and the next one lie in the same phase of the text. The pool has values where
-    `how` has a distance; then every relaxation, demotions included, merges anew from single candidates.
+    `how` has a distance. With vetoes every relaxation, demotions included, merges anew from single candidates.
     """
-    scratch, vetoes = pool.scratch(), bool(how.gate or how.distance)
+    scratch = pool.scratch()
     gate = how.gate * pool.scores.double().masked_fill(~pool.best(), 0).sum(-1) / pool.slots
     fits, demotes = cores.room(order, pool.valid, pool.slots), how.core == "demote"
     member, link = _runs(pool, _first(order, wanted), same_phase)
@@ -171,11 +172,10 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
         member, link = _runs(pool, core, same_phase | ~phased[:, None])
         limit = torch.where(gated, gate, torch.inf) if how.gate else None
         merges = (member.sum(-1) - (pool.slots - size)).clamp_min(0)
-        done = merge_adjacent(
-            scratch, member, link, merges, Rule(how.local_window, how.similarity, limit, how.distance)
-        )
+        rule = Rule(how.local_window, limit, how.distance, how.least_cosine)
+        done = merge_adjacent(scratch, member, link, merges, rule)
         # Without vetoes every merge is possible in as many runs as there are slots: nothing is left to relax.
-        if not vetoes:
+        if not rule.vetoes:
             break
         stuck = done.short > 0
         unphase, ungate = stuck & phased, stuck & ~phased & gated

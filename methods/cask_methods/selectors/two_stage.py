@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -45,8 +46,10 @@ class TwoStage:
     coverage: share of the surviving prompt entries that are evenly spread anchors, at most half of them.
     core_ratio, min_core: the core's share of the slots and its least size. core_mode: ``vote`` (every query head of
         `voters` votes for its best; votes, then scores) or ``score``.
-    local_window, similarity, gate, distance: see `runs.Rule`; the gate is a multiple of the mean of the a best scores.
-        0 is no gate, and no distance.
+    local_window, gate, distance: see `runs.Rule`; the gate is a multiple of the mean of the a best scores. 0 is no
+        gate, and no distance.
+    similarity, similarity_role: a threshold for cosines; ``rank`` prefers pairs that reach it, as published, which
+        never changes the order (`runs.Rule` says why); ``forbid`` never merges others.
     promotion: entries with at least this multiple of the core's lowest score join the core while room is left; 0 is
         none.
     phases: whether phases of the text break runs. merge: False keeps core and best scores instead of merging.
@@ -65,6 +68,7 @@ class TwoStage:
     core: str = "demote"
     local_window: int = 32
     similarity: float = 0.985
+    similarity_role: str = "rank"
     gate: float = 0.0
     distance: float = 0.0
     promotion: float = 0.0
@@ -151,7 +155,8 @@ class TwoStage:
             order, size = cores.promote(order, size, pool.scores, pool.valid, pool.slots, self.promotion)
         if not self.merge:
             return keep_best(pool, order, size)
-        how = Folding(self.core, self.local_window, self.similarity, self.gate, self.distance, self.representative)
+        least = self.similarity if self.similarity_role == "forbid" else -math.inf
+        how = Folding(self.core, self.local_window, self.gate, self.distance, least, self.representative)
         return fold_runs(pool, order, size, self._same_phase(pool), how)
 
     def _same_phase(self, pool: Pool) -> Tensor:
