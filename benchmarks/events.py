@@ -210,7 +210,7 @@ def measure(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
                 rows.append(row)
                 schedule = method.schedule(budget, host.encode) if _possible(method, budget) else None
                 if schedule is None or schedule.trigger == "never":
-                    why = "never compresses" if schedule else f"not possible with a prompt of {PROMPT}"
+                    why = "has no events" if schedule else f"not possible with a prompt of {PROMPT}"
                     print(f"  {name:22} {why}")
                     continue
                 cost = event_time(method.bind(host), args.batch, budget, args.delta, args.repeat, device)
