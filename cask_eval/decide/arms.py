@@ -63,6 +63,7 @@ class ArmTrials:
         byte_steps = sum(a.steps * a.heads * a.entry_bytes for a in sound)
         kept_min = [r.kept_min for r in self.records if r.kept_min is not None]
         kept_max = [r.kept_max for r in self.records if r.kept_max is not None]
+        regions = [r.regions for r in self.records if r.regions and r.regions.bins]
         lengths = [r.output_tokens for r in self.records if r.status != "failed"]
         return ArmResult(
             preset=preset,
@@ -81,6 +82,10 @@ class ArmTrials:
             peak_cache=_known(self.caches.peak if sound else None),
             kept_min=min(kept_min, default=None),
             kept_max=max(kept_max, default=None),
+            wiped_regions=_known(
+                Fraction(sum(r.empty for r in regions), sum(r.bins for r in regions)) if regions else None
+            ),
+            longest_wiped=max((r.longest for r in regions), default=None),
             active=_known(self.caches.active),
             mean_output_tokens=_known(Fraction(sum(lengths), len(lengths)) if lengths else None),
         )

@@ -18,6 +18,7 @@ from cask_eval.errors import MethodError
 from cask_eval.fields import Param
 from cask_eval.footprint import Footprint, Packing, triangle
 from cask_eval.ledger.events import ArmChoice, Evaluation, FootprintLock, PackingLock, ScheduleLock
+from cask_eval.protocol.keys import Tried
 from cask_eval.records.model import Record
 from cask_eval.schedule import Book, Schedule
 
@@ -208,9 +209,25 @@ def searched_choice(draft: ArmChoice, evaluate: Callable[[ArmChoice], Fraction])
         if final:
             break
         # As the ledger will state it, so that whoever reads it there finds the same next step.
-        evaluated.append((budget, Fraction(entries(evaluate(_at(draft, budget))))))
+        evaluated.append((budget, Fraction(entries(evaluate(at_budget(draft, budget))))))
     steps = [Evaluation(budget=b, dev_mean=entries(m)) for b, m in evaluated]
-    return _at(draft, budget).model_copy(update={"dev_mean": entries(dict(evaluated)[budget]), "searched": steps})
+    return at_budget(draft, budget).model_copy(update={"dev_mean": entries(dict(evaluated)[budget]), "searched": steps})
+
+
+def tried(matched: dict[str, dict[str, dict[str, ArmChoice]]]) -> Tried:
+    """The budgets that each search of `DevRun.matched` ran."""
+    return {
+        cell: {
+            arm: {config: [step.budget for step in choice.searched] for config, choice in row.items()}
+            for arm, row in rows.items()
+        }
+        for cell, rows in matched.items()
+    }
+
+
+def at_budget(draft: ArmChoice, budget: int) -> ArmChoice:
+    """The arm as it is run at one budget of its search."""
+    return draft.model_copy(update={"schedule": draft.schedule.model_copy(update={"budget": budget})})
 
 
 def search_fault(draft: ArmChoice, found: ArmChoice) -> str | None:
@@ -280,10 +297,6 @@ def _choice(
 
 def _next(draft: ArmChoice, evaluated: Evaluated) -> tuple[int, bool]:
     return search(evaluated, Fraction(draft.reference_mean), draft.schedule.budget, draft.schedule.chains)
-
-
-def _at(draft: ArmChoice, budget: int) -> ArmChoice:
-    return draft.model_copy(update={"schedule": draft.schedule.model_copy(update={"budget": budget})})
 
 
 def _check_state(held: _Replay, smallest: Schedule, reference: Fraction) -> None:

@@ -24,7 +24,9 @@ def number(value: float | Fraction) -> str:
 
 class ArmResult(Strict):
     """One arm in one cell. `correct` counts right samples out of `trials` expected ones; missing, failed and
-    truncated-without-answer trials are wrong. Caches are entries per layer and KV head."""
+    truncated-without-answer trials are wrong. Caches are entries per layer and KV head. `wiped_regions` is the share
+    of 64-token stretches of the history that an event left without an entry, pooled over trials, events, layers and
+    heads; `longest_wiped` the most tokens in a row of which nothing was left. Both are empty without an event."""
 
     preset: str
     params: dict[str, str | int | bool]
@@ -40,6 +42,8 @@ class ArmResult(Strict):
     peak_cache: str
     kept_min: int | None
     kept_max: int | None
+    wiped_regions: str
+    longest_wiped: int | None
     active: str
     mean_output_tokens: str
 

@@ -123,7 +123,8 @@ Mean = Annotated[str, Field(pattern=r"^\d{1,30}/[1-9]\d{0,10}$")]
 
 
 class Evaluation(Strict):
-    """One step of the search for a budget: the dev trials at `budget` had the mean cache `dev_mean`."""
+    """One step of the search for a budget: the dev trials at `budget` had the mean cache `dev_mean`. They stand in the
+    dev records under `cask_eval.protocol.keys.step_config`."""
 
     budget: Positive
     dev_mean: Mean

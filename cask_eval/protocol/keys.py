@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cask_eval.canonical import canonical, merkle_root
 from cask_eval.errors import ProtocolError
@@ -16,6 +16,12 @@ from cask_eval.fields import Param
 from cask_eval.protocol.model import Arm, Candidate, Protocol
 
 Key = tuple[str, str, str, str, str, int]
+
+# Cell → arm → configuration → the budgets that the search for its budget ran, in that order.
+Tried = Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
+
+# Between a configuration's name and the budget of a search. No configuration's name holds it.
+_AT = "@"
 
 _SALT = b"cask-eval/trial-seed/1"
 
@@ -26,7 +32,7 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
 
     Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned, and
     "" for an arm that is no candidate; params are the fixed ones with the tuned ones added. Raises ProtocolError when
-    two configurations have one name.
+    two configurations have one name, or one looks like a step of a search (`step_config`).
     """
     if not isinstance(arm, Candidate):
         return [("", dict(arm.params))]
@@ -39,6 +45,10 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
     for name, _ in out:
         if name in seen:
             raise ProtocolError([f"the configuration {name!r} appears twice; list each value once"])
+        if is_step(name):
+            raise ProtocolError(
+                [f"the configuration {name!r} holds {_AT!r}, which marks a search's budgets; rename it"]
+            )
         seen.add(name)
     return out
 
@@ -65,13 +75,38 @@ def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
 
 
 def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
-    """Every development trial exactly once."""
+    """Every development trial of a configuration exactly once; those of searches are in `search_keys`."""
     ids = list(dev_ids)
     return [
         ("dev", cell.name, arm, config, problem, sample)
         for cell in protocol.cells
         for arm, names in dev_runs(protocol).items()
         for config in names
+        for problem in ids
+        for sample in range(protocol.generation.samples)
+    ]
+
+
+def step_config(config: str, budget: int) -> str:
+    """The name under which the dev trials of a configuration at one budget of the search for its own are recorded."""
+    return f"{config}{_AT}{budget}"
+
+
+def is_step(config: str) -> bool:
+    """Whether this is such a name: trials that are run for their cache alone and never count as a configuration's."""
+    return _AT in config
+
+
+def search_keys(protocol: Protocol, tried: Tried, dev_ids: Iterable[str]) -> list[Key]:
+    """The development trials of every search, exactly once, in the order they are run. What `tried` says of cells, arms
+    and configurations that the protocol does not have is passed over."""
+    ids = list(dev_ids)
+    return [
+        ("dev", cell.name, arm, step_config(config, budget), problem, sample)
+        for cell in protocol.cells
+        for arm, names in dev_runs(protocol).items()
+        for config in names
+        for budget in tried.get(cell.name, {}).get(arm, {}).get(config, ())
         for problem in ids
         for sample in range(protocol.generation.samples)
     ]

@@ -9,11 +9,12 @@ from itertools import groupby
 from pathlib import Path
 
 from cask_eval.canonical import digest
+from cask_eval.decide.budgets import tried
 from cask_eval.errors import DriftError, StateError
 from cask_eval.ledger.events import ArmChoice, Close, Consume, DevRun, Event, Records, RecordsCommit, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root
+from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root, search_keys, step_config
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
@@ -72,7 +73,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
                         batch = Batch("dev", cell, arm, config, draft)
                         row[config] = _search(bench, batch, ground, store, watch)
                         bench.run(replace(batch, choice=row[config]), store.done, store.append, watch.advance)
-            _complete(store, expected)
+            _complete(store, expected + search_keys(protocol, tried(matched), ids))
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
                 raise DriftError("the method packages changed while the dev split ran; restore them and tune again")
@@ -89,27 +90,31 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
 
 
 def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStore, watch: Watch) -> ArmChoice:
-    """The budget of a configuration whose cache depends on what it generates. Every budget that is tried has a file of
-    its own, so that an interrupted search does not run a trial twice; the last one's trials are the dev trials."""
+    """The budget of a configuration whose cache depends on what it generates. The trials at every budget that is tried
+    stand in the dev records under a name of their own (`step_config`), so that an interrupted search runs no trial
+    twice and a reviewer can follow it; those of the last one stand under the configuration's name too."""
 
-    def tried(budget: int) -> RecordStore:
-        return RecordStore(store.path.parent / "search" / f"b{budget}.jsonl")
-
-    def own(records: RecordStore) -> list[Record]:
-        return [r for r in records.read() if (r.cell, r.arm, r.config) == (draft.cell.name, draft.arm, draft.config)]
+    def own(config: str) -> list[Record]:
+        return [r for r in store.read() if (r.cell, r.arm, r.config) == (draft.cell.name, draft.arm, config)]
 
     def evaluate(choice: ArmChoice) -> list[Record]:
-        with tried(choice.schedule.budget).open() as trials:
-            bench.run(
-                replace(draft, choice=choice), trials.done, trials.append, lambda _, tokens: watch.advance(0, tokens)
-            )
-            return own(trials)
+        config = step_config(draft.config, choice.schedule.budget)
+        bench.run(
+            replace(draft, config=config, choice=choice),
+            store.done,
+            store.append,
+            lambda _, tokens: watch.advance(0, tokens),
+        )
+        return own(config)
 
     choice = tuning.searched(draft.cell, ground, draft.choice, evaluate)
     if choice.searched:
         done = store.done
-        last = [r for r in own(tried(choice.schedule.budget)) if r.key not in done]
-        store.append(last)
+        last = [
+            r.model_copy(update={"config": draft.config})
+            for r in own(step_config(draft.config, choice.schedule.budget))
+        ]
+        store.append(last := [r for r in last if r.key not in done])
         watch.advance(len(last), 0)
     return choice
 

@@ -10,6 +10,7 @@ from study_files import digits, replace
 
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
+from cask_eval.protocol.keys import step_config
 from cask_eval.records.store import RecordStore
 from cask_eval.runner.trials import Bench
 
@@ -56,10 +57,13 @@ def tuned(registered, tmp_path_factory, cask):
 def test_the_budget_of_a_vote_is_searched(tuned):
     choice = state(tuned).dev_run[1].matched[CELL]["vote"]["untuned"]
     assert choice.searched and choice.schedule.budget in [s.budget for s in choice.searched]
-    own = [r for r in records(tuned, "dev") if r.arm == "vote"]
+    every = [r for r in records(tuned, "dev") if r.arm == "vote"]
+    own = [r for r in every if r.config == "untuned"]
     assert len(own) == 6 and all(len(r.chains) == 2 for r in own)
-    # What was tried at the last budget is what the dev split has, and nothing else was tried there.
-    assert own == records(tuned, f"search/b{choice.schedule.budget}")
+    # What was tried at the last budget is what the configuration has; everything that was tried is there.
+    last = [r for r in every if r.config == step_config("untuned", choice.schedule.budget)]
+    assert own == [r.model_copy(update={"config": "untuned"}) for r in last]
+    assert len(every) == 6 * (1 + len(choice.searched))
     assert state(tuned).dev_run[1].matched[CELL]["alpha"]["untuned"].searched == []
 
 
@@ -67,7 +71,7 @@ def test_trials_of_a_search_are_not_run_twice(tuned, registered, copy, cask, mon
     """An interruption after the last trial and before the event."""
     root = copy(registered)
     shutil.copytree(tuned / "reports" / "small", root / "reports" / "small", dirs_exist_ok=True)
-    kept = [r for r in records(tuned, "dev") if r.arm == "baseline"]
+    kept = [r for r in records(tuned, "dev") if r.arm == "baseline" or "@" in r.config]
     store = RecordStore(root / "reports" / "small" / "dev.jsonl")
     store.path.unlink()
     with store.open():

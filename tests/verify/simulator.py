@@ -16,7 +16,14 @@ from typing import Any
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
 from cask_eval.decide import selection
 from cask_eval.decide.analysis import analyse
-from cask_eval.decide.budgets import matched_choice, measured, reference_choice, schedule_of, searched_choice
+from cask_eval.decide.budgets import (
+    at_budget,
+    matched_choice,
+    measured,
+    reference_choice,
+    schedule_of,
+    searched_choice,
+)
 from cask_eval.decide.selection import arm_of
 from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import (
@@ -35,7 +42,7 @@ from cask_eval.ledger.events import (
 )
 from cask_eval.ledger.log import Ledger, seal
 from cask_eval.ledger.state import guard
-from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root, trial_seed
+from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root, step_config, trial_seed
 from cask_eval.protocol.load import check, load
 from cask_eval.protocol.model import Cell, Protocol
 from cask_eval.protocol.yaml import parse
@@ -251,6 +258,9 @@ def build(root: Path, text: str = PROTOCOL) -> Workspace:
                     choice = searched_choice(draft, lambda c, run=run: measured(run(c))[1])
                     rows.setdefault(arm, {})[config] = choice
                     runs += run(choice)
+                    for step in choice.searched:
+                        name, ran = step_config(config, step.budget), at_budget(choice, step.budget)
+                        runs += [r.model_copy(update={"config": name}) for r in run(ran)]
             dev.append(runs)
             matched[cell.name] = rows
     write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))

@@ -678,6 +678,27 @@ def search_said_to_have_met_the_reference(root):
     forger.resign().write()
 
 
+def steps_of(forger: Forger) -> list[dict]:
+    """The dev records of budgets that searches went through."""
+    return [r for r in forger.dev if "@" in r["config"]]
+
+
+@attack("V11", clever=True, study="several")
+def a_budget_on_the_way_left_out(root):
+    forger = Forger(root)
+    gone = steps_of(forger)[0]["config"]
+    forger.dev[:] = [r for r in forger.dev if r["config"] != gone]
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def a_budget_on_the_way_that_held_less(root):
+    forger = Forger(root)
+    for r in steps_of(forger):
+        r["residency"]["entries"] -= 1
+    forger.resign().write()
+
+
 # --- selection
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cask_eval.canonical import ZERO
 from cask_eval.decide.budgets import (
+    at_budget,
     footprint_of,
     matched_choice,
     measured,
@@ -19,6 +20,7 @@ from cask_eval.decide.budgets import (
 )
 from cask_eval.footprint import Footprint, Packing
 from cask_eval.ledger.events import ModelLock
+from cask_eval.protocol.keys import step_config
 from cask_eval.records.model import ChainRecord, GradeRecord, Record, ResidencyRecord
 from cask_eval.residency import expected
 from cask_eval.schedule import Schedule
@@ -105,6 +107,13 @@ def honest():
             frozen[arm] = searched_choice(frozen[arm], lambda c, arm=arm: measured(trials(c, arm, "dev"))[1])
             matched[arm] = {"untuned": frozen[arm]}
     dev = [r for arm, row in matched.items() for c in row.values() for r in trials(c, arm, "dev")]
+    dev += [
+        r.model_copy(update={"config": step_config("untuned", step.budget)})
+        for arm, row in matched.items()
+        for c in row.values()
+        for step in c.searched
+        for r in trials(at_budget(c, step.budget), arm, "dev")
+    ]
     heldout = [r for arm, c in frozen.items() for r in trials(c, arm, "heldout")]
     return SimpleNamespace(
         register=SimpleNamespace(models=[MODEL]),
@@ -154,11 +163,41 @@ def test_honest_evidence_passes(evidence):
     assert not HONEST.select.arms[CELL]["window"].searched
 
 
-def test_budgets_on_the_way_are_said_to_be_taken_as_stated(evidence):
-    passed = {arm: len(c.searched) for arm, c in HONEST.select.arms[CELL].items() if len(c.searched) > 1}
-    assert passed
-    details = v16.run(evidence).details
-    assert all(any(f"{CELL}/{arm}" in d and "as stated" in d for d in details) for arm in passed)
+def passed(arm):
+    """A budget that the arm's search went through and did not end at."""
+    choice = HONEST.dev_run.matched[CELL][arm]["untuned"]
+    return next(s.budget for s in choice.searched if s.budget != choice.schedule.budget)
+
+
+def test_budgets_on_the_way_are_checked_against_their_own_records(evidence):
+    arm = next(a for a, row in HONEST.dev_run.matched[CELL].items() for c in row.values() if len(c.searched) > 1)
+
+    def restated(choice):
+        steps = [s.model_copy(update={"dev_mean": "1/1"}) if s.budget == passed(arm) else s for s in choice.searched]
+        return choice.model_copy(update={"searched": steps})
+
+    for phase in ("select", "dev_run"):
+        freeze(evidence, arm, restated, phase)
+    assert v16.run(evidence).status == "fail"
+
+
+def test_records_of_a_budget_on_the_way_are_needed_and_replayed(evidence):
+    arm = next(a for a, row in HONEST.dev_run.matched[CELL].items() for c in row.values() if len(c.searched) > 1)
+    config = step_config("untuned", passed(arm))
+    own = [i for i, r in enumerate(evidence.dev.records) if (r.arm, r.config) == (arm, config)]
+    whole = list(evidence.dev.records)
+    evidence.dev.records = [r for i, r in enumerate(whole) if i not in own]
+    assert "no dev trials at budget" in faults(evidence)[1]
+    evidence.dev.records = list(whole)
+    changed = whole[own[0]]
+    evidence.dev.records[own[0]] = account(changed, entries=changed.residency.entries + 1)
+    assert "is not the one that the frozen schedule leaves" in faults(evidence)[1]
+
+
+def test_what_counts_as_the_configuration_is_what_the_search_ended_with(evidence):
+    at = next(i for i, r in enumerate(evidence.dev.records) if r.arm == "vote" and r.config == "untuned")
+    evidence.dev.records[at] = evidence.dev.records[at].model_copy(update={"output": "another"})
+    assert "not those of the budget that the search ended at" in faults(evidence)[1]
 
 
 def account(r, **change):
@@ -275,6 +314,8 @@ def planned(choice, **change):
     ],
 )
 def test_a_choice_that_the_dev_records_do_not_give(evidence, phase, arm, change, message):
+    if message == "nothing more was run":  # and nothing is left of what was
+        evidence.dev.records = [r for r in evidence.dev.records if "@" not in r.config]
     freeze(evidence, arm, change, phase)
     status, said = faults(evidence)
     assert status == "fail" and message in said
@@ -296,7 +337,7 @@ def test_a_search_that_ends_at_a_mean_of_no_record(evidence):
 
     for phase in ("select", "dev_run"):
         freeze(evidence, "vote", shifted, phase)
-    assert "the search is said to end at a dev cache of" in faults(evidence)[1]
+    assert "the search is said to have met a dev cache of" in faults(evidence)[1]
 
 
 def test_a_model_that_is_not_locked(evidence):

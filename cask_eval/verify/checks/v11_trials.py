@@ -3,20 +3,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from cask_eval.protocol.keys import Key, dev_keys, expected_keys
+from cask_eval.decide.budgets import tried
+from cask_eval.protocol.keys import Key, dev_keys, expected_keys, search_keys
 from cask_eval.records.model import Record
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
-_NEEDS = ("protocol", "select", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
+_NEEDS = ("protocol", "dev_run", "select", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
 
 
 @check("V11", "every trial exactly once", *_NEEDS)
 def v11(e: Evidence) -> Iterator[str]:
     """The trials that protocol and manifests ask for are there, each once, and no others: on the dev split of every
-    candidate, on the held-out split of those that survived."""
-    assert e.protocol and e.select and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
-    yield from _grid("dev", dev_keys(e.protocol, [i.id for i in e.dev_manifest.items]), e.dev.records)
+    candidate, also at every budget that a search went through, on the held-out split of those that survived."""
+    assert e.protocol and e.dev_run and e.select and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
+    ids = [item.id for item in e.dev_manifest.items]
+    searches = search_keys(e.protocol, tried(e.dev_run.matched), ids)
+    yield from _grid("dev", dev_keys(e.protocol, ids) + searches, e.dev.records)
     asked = expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items], e.select.survivors)
     yield from _grid("held-out", asked, e.heldout.records)
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from cask_eval.decide.budgets import (
     Lengths,
+    at_budget,
     entries,
     footprint_of,
     matched_choice,
@@ -18,10 +19,11 @@ from cask_eval.decide.budgets import (
 from cask_eval.errors import MethodError
 from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import ArmChoice, ModelLock
+from cask_eval.protocol.keys import is_step, step_config
 from cask_eval.records.model import Record
 from cask_eval.residency import Residency, expected, walk
 from cask_eval.schedule import Schedule
-from cask_eval.verify.check import Note, check
+from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
 _NEEDS = ("register", "protocol", "dev_run", "select", "dev", "heldout")
@@ -56,6 +58,11 @@ def _frozen(e: Evidence) -> _Frozen:
         for cell, arms in e.dev_run.matched.items()
         for arm, row in arms.items()
         for config, choice in row.items()
+    }
+    out |= {
+        (phase, cell, arm, step_config(config, step.budget)): at_budget(choice, step.budget)
+        for (phase, cell, arm, config), choice in list(out.items())
+        for step in choice.searched
     }
     return out | {
         ("heldout", cell, arm, ""): choice for cell, arms in e.select.arms.items() for arm, choice in arms.items()
@@ -170,20 +177,26 @@ def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
         for (phase, where, arm, config), choice in frozen.items():
             if where != cell.name:
                 continue
-            dev = [r for r in own if (r.arm, r.config) == (arm, config)] if phase == "dev" else None
+            if is_step(config):
+                continue  # judged with the configuration that it was a step to
+            dev = {s.budget: [r for r in own if (r.arm, r.config) == (arm, step_config(config, s.budget))]
+                   for s in choice.searched} if phase == "dev" else None  # fmt: skip
             fault = (
                 _reference_fault(choice, cell.budget, mean)
                 if arm == "baseline"
                 else _match_fault(choice, cell.budget, lengths, mean, arm in candidates, dev)
             )
-            name = "/".join(filter(None, (phase, cell.name, arm, config)))
+            if phase == "dev" and choice.searched and not fault:
+                ended = [r for r in own if (r.arm, r.config) == (arm, config)]
+                if _apart(ended) != _apart(dev[choice.schedule.budget]):
+                    fault = "its dev trials are not those of the budget that the search ended at"
             if fault:
-                yield f"{name}: {fault}"
-            elif on_the_way := [s.budget for s in choice.searched if s.budget != choice.schedule.budget]:
-                yield Note(
-                    f"{name}: the dev caches at the budgets {on_the_way} that the search passed are as stated; the "
-                    "records hold the trials of the last one only"
-                )
+                yield f"{'/'.join(filter(None, (phase, cell.name, arm, config)))}: {fault}"
+
+
+def _apart(records: list[Record]) -> list[Record]:
+    """The trials without the name of the configuration, in the order of their keys."""
+    return sorted((r.model_copy(update={"config": "", "measures": {}}) for r in records), key=lambda r: r.key)
 
 
 def _reference_fault(choice: ArmChoice, nominal: int, mean: Fraction) -> str | None:
@@ -195,9 +208,15 @@ def _reference_fault(choice: ArmChoice, nominal: int, mean: Fraction) -> str | N
 
 
 def _match_fault(
-    choice: ArmChoice, nominal: int, lengths: Lengths, mean: Fraction, candidate: bool, dev: list[Record] | None
+    choice: ArmChoice,
+    nominal: int,
+    lengths: Lengths,
+    mean: Fraction,
+    candidate: bool,
+    dev: dict[int, list[Record]] | None,
 ) -> str | None:
-    """Why a budget is not the one that the dev records give. `dev`: the arm's own dev records, if it has any."""
+    """Why a budget is not the one that the dev records give. `dev`: the dev records of every budget that its search
+    went through, where it was searched."""
     schedule, footprint = schedule_of(choice), footprint_of(choice)
     try:
         draft = matched_choice(
@@ -214,8 +233,16 @@ def _match_fault(
         )
     if fault := search_fault(draft, choice):
         return fault
-    if dev is not None and choice.dev_mean != (found := entries(measured(dev)[1])):
-        return f"the search is said to end at a dev cache of {choice.dev_mean}, the records give {found}"
+    for step in choice.searched if dev is not None else ():
+        try:
+            found = entries(measured(dev[step.budget])[1])
+        except ValueError:
+            return f"there are no dev trials at budget {step.budget}, which the search went through"
+        if step.dev_mean != found:
+            return (
+                f"the search is said to have met a dev cache of {step.dev_mean} at budget {step.budget}, the records "
+                f"give {found}"
+            )
     return None
 
 
