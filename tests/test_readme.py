@@ -45,3 +45,12 @@ def test_the_method_of_the_readme_works_from_its_own_package(tmp_path, monkeypat
     keep = method.bind(Host(shape)).compress(entries, torch.tensor([4])).keep
     want = values.norm(dim=-1).topk(4).indices.sort().values
     assert torch.equal(keep.nonzero()[:, -1].view(2, 1, 2, 4), want)
+
+
+def test_the_table_of_methods_is_complete():
+    table = README[README.index("| family | methods |") : README.index("take any scorer by name")]
+    table = table[: table.rindex("|")]
+    named = set(re.findall(r"`([a-z_0-9]+)`", table))
+    words = {"slack", "periodic", "every_step", "trigger"}
+    ours = {name for name, point in registry.available().items() if point.value.startswith("cask_methods.")}
+    assert named - words == ours
