@@ -7,10 +7,14 @@ JSON object is never itself a JSON object.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
+
+from cask_eval.errors import RecordError, StateError
 
 
 class Lines(NamedTuple):
@@ -32,16 +36,58 @@ def split(data: bytes) -> Lines:
     return Lines(lines, last)
 
 
+def packed(path: Path) -> Path:
+    """Where the packed form of a file lies (`pack`)."""
+    return path.with_name(path.name + ".gz")
+
+
 def read(path: Path) -> Lines:
-    """`split` of a file; a file that is not there has no lines."""
+    """`split` of a file or of its packed form; a file that is not there has no lines. Raises RecordError as `unpack`,
+    and when both are there."""
+    if packed(path).exists():
+        if path.exists():
+            raise RecordError(f"{path} and {packed(path).name} are both there; keep the one you trust")
+        return split(unpack(packed(path)))
     try:
         return split(path.read_bytes())
     except FileNotFoundError:
         return Lines([], b"")
 
 
+def unpack(path: Path, limit: int | None = None) -> bytes:
+    """The bytes in a packed file, read in pieces: no more than `limit` are ever held. Raises RecordError when it
+    is damaged or holds more."""
+    parts, size = [], 0
+    try:
+        with gzip.open(path, "rb") as f:
+            while part := f.read(1 << 20):
+                parts.append(part)
+                size += len(part)
+                if limit is not None and size > limit:
+                    raise RecordError(f"{path}: holds more than {limit} bytes")
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{path}: cannot be unpacked: {error}") from None
+    return b"".join(parts)
+
+
+def pack(path: Path) -> None:
+    """Replace a file that is complete by its packed form, the same bytes on every machine. The packed form is whole and
+    on disk before the plain one goes."""
+    target, part = packed(path), path.with_name(path.name + ".gz.part")
+    with open(part, "wb") as f:
+        f.write(gzip.compress(path.read_bytes(), 9, mtime=0))
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, target)
+    sync_folder(path.parent)
+    path.unlink()
+    sync_folder(path.parent)
+
+
 def append(path: Path, data: bytes) -> None:
-    """Write `data` behind the last line and return when the disk has it."""
+    """Write `data` behind the last line and return when the disk has it. Raises StateError when the file is packed."""
+    if packed(path).exists():
+        raise StateError(f"{packed(path)} is packed: its study is closed, and nothing can be added")
     created = not path.exists()
     with open(path, "ab") as f:
         f.write(data)

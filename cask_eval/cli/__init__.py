@@ -31,6 +31,7 @@ COMMANDS = {
     "confirm": "Run the held-out split, once.",
     "analyze": "Derive the decision from the closed records.",
     "report": "Write the report of an analysed study.",
+    "pack": "Compress the records of a closed study.",
     "status": "Say where each study stands and what comes next.",
     "verify": "Check that a study's decision follows from its locked protocol.",
 }

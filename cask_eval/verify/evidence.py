@@ -209,8 +209,14 @@ class _Loader:
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
         where = path.relative_to(self.workspace.root).as_posix()
         try:
-            if not path.resolve().is_relative_to(self.workspace.root):
-                raise CaskError("leads out of the workspace")
+            packed = jsonl.packed(path)
+            for form in (path, packed):
+                if not form.resolve().is_relative_to(self.workspace.root):
+                    raise CaskError("leads out of the workspace")
+            if path.suffix == ".jsonl" and packed.is_file():
+                if path.is_file():
+                    raise CaskError(f"is there, and so is {packed.name}; one of them must go")
+                return jsonl.unpack(packed, limit)
             if not path.is_file():
                 self.absent[name] = f"{where} is not there"
                 return None
