@@ -53,6 +53,7 @@ def _gather(space: Workspace, name: str, verified: bool = False):
     from cask_eval.decide.model import AnalysisDocument
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState
+    from cask_eval.records.store import RecordStore
     from cask_eval.report import Check, gather
 
     path = space.analysis(name)
@@ -73,4 +74,5 @@ def _gather(space: Workspace, name: str, verified: bool = False):
 
     verdict = verify(space, name)
     checks = [Check(r.id, r.title, r.status, tuple(r.details)) for r in verdict.results]
-    return gather(document, protocol, events, checks, verdict.level)
+    records = RecordStore(space.records(name, "heldout")).read()
+    return gather(document, protocol, events, checks, verdict.level, records)

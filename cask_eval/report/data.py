@@ -26,8 +26,10 @@ from cask_eval.ledger.events import (
 )
 from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
+from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
 from cask_eval.report.limits import LEVELS, limits
+from cask_eval.report.measures import Measures, collect
 
 T = TypeVar("T", bound=Strict)
 
@@ -54,6 +56,8 @@ class Arm:
     pooled_cache: str
     peak_cache: str
     kept: str
+    wiped: str
+    longest: str
     active: str
     output_tokens: str
     truncated: int
@@ -213,6 +217,7 @@ class ReportData:
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
     arms: tuple[tuple[str, tuple[Arm, ...]], ...]
+    measures: Measures
     branches: tuple[tuple[str, str, str], ...]
     plan: Plan | None
     deviations: tuple[str, ...]
@@ -230,11 +235,13 @@ def gather(
     events: Iterable[Event],
     checks: Sequence[Check] = (),
     level: str = "L0",
+    records: Iterable[Record] = (),
 ) -> ReportData:
     """Collect what the report prints. `events` may be a whole ledger: other studies' events are passed over.
 
-    `level` is the evidence level that `verify` found; without its word it is the lowest. Raises ValueError when the
-    analysis and the protocol are of different studies.
+    `level` is the evidence level that `verify` found; without its word it is the lowest. `records` are the held-out
+    ones, for the methods' own measures and nothing else. Raises ValueError when the analysis and the protocol are of
+    different studies.
     """
     if analysis.study != protocol.study:
         raise ValueError(f"the analysis is of study {analysis.study}, the protocol of {protocol.study}")
@@ -269,6 +276,7 @@ def gather(
             for c in protocol.cells
             if c.name in analysis.arms
         ),
+        measures=collect(records, [c.name for c in protocol.cells], _names(analysis, protocol)),
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,
         deviations=tuple(_deviations(analysis, mine)),
@@ -396,6 +404,8 @@ def _arm(name: str, a: ArmResult) -> Arm:
         pooled_cache=fmt.entries(a.pooled_cache),
         peak_cache=fmt.entries(a.peak_cache),
         kept=fmt.span(a.kept_min, a.kept_max),
+        wiped=fmt.percent(a.wiped_regions),
+        longest=fmt.count(a.longest_wiped),
         active=fmt.percent(a.active),
         output_tokens=fmt.entries(a.mean_output_tokens),
         truncated=a.truncated,
@@ -408,6 +418,11 @@ def _in_order(arms: Mapping[str, object], protocol: Protocol) -> list[tuple]:
     """Arms as the protocol runs them. A document read from JSON has them sorted by name; that order means nothing."""
     known = [name for name in protocol.arms if name in arms]
     return [(name, arms[name]) for name in [*known, *sorted(set(arms) - set(known))]]
+
+
+def _names(analysis: AnalysisDocument, protocol: Protocol) -> list[str]:
+    """Every arm that ran, in the order of the protocol."""
+    return [name for name, _ in _in_order({name: None for row in analysis.arms.values() for name in row}, protocol)]
 
 
 def _plan(select: Select, protocol: Protocol) -> Plan:

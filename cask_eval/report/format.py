@@ -69,7 +69,12 @@ def relation(printed: str, symbol: str = "p") -> str:
 
 def percent(text: str, digits: int = 1) -> str:
     """A share: "0.62" → "62.0 %"; a dash for the empty text that stands for a number nobody could measure."""
-    return DASH if not text else fixed(value(text) * 100, digits) + "\N{NO-BREAK SPACE}%"
+    if not text:
+        return DASH
+    share = value(text) * 100
+    while share > 0 and digits < _MOST_DIGITS and _rounds_to(share, Fraction(0), digits):
+        digits += 1
+    return fixed(share, digits) + "\N{NO-BREAK SPACE}%"
 
 
 def level(text: str) -> str:
@@ -92,9 +97,19 @@ def entries(text: str | int) -> str:
     return fixed(value(text), 1) if text != "" else DASH
 
 
+def significant(x: float, digits: int = 4) -> str:
+    """A finite number of unknown size."""
+    return format(x + 0.0, f".{digits}g").replace("-", MINUS)
+
+
 def bracket(low: str, high: str) -> str:
     """An interval of printed numbers."""
     return DASH if low == high == DASH else f"[{low}, {high}]"
+
+
+def count(n: int | None) -> str:
+    """A count; a dash when nothing was counted."""
+    return DASH if n is None else f"{n:,}"
 
 
 def span(low: int | None, high: int | None) -> str:

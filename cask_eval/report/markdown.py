@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cask_eval.report import format as fmt
 from cask_eval.report.data import Cell, Plan, ReportData, Screening
+from cask_eval.report.measures import NOTE, Measures
 
 
 def render(data: ReportData) -> str:
@@ -33,7 +34,13 @@ def _lines(d: ReportData) -> Iterator[str]:
     else:
         yield from (f"Nothing was compared{', because no candidate survived the screening' if d.screened else ''}.", "")
 
-    yield from ("## Arms", "", "Caches in entries per layer and head.", "")
+    yield from (
+        "## Arms",
+        "",
+        "Caches in entries per layer and head. Wiped is the share of the 64-token stretches of the history of which an "
+        "event left no entry in a layer and head, longest gap the most tokens in a row of which it left none.",
+        "",
+    )
     yield from table(
         [
             "Cell",
@@ -47,6 +54,8 @@ def _lines(d: ReportData) -> Iterator[str]:
             "Pooled",
             "Peak",
             "Kept per head",
+            "Wiped",
+            "Longest gap",
             "Active",
             "Tokens out",
             "Truncated",
@@ -66,6 +75,8 @@ def _lines(d: ReportData) -> Iterator[str]:
                 a.pooled_cache,
                 a.peak_cache,
                 a.kept,
+                a.wiped,
+                a.longest,
                 a.active,
                 a.output_tokens,
                 str(a.truncated),
@@ -78,6 +89,7 @@ def _lines(d: ReportData) -> Iterator[str]:
         left=4,
     )
 
+    yield from _measures(d.measures)
     if d.cells:
         yield from _flips(d.cells)
     yield from ("## What was registered", "")
@@ -103,6 +115,17 @@ def _lines(d: ReportData) -> Iterator[str]:
             ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps),
             left=4,
         )
+
+
+def _measures(m: Measures) -> Iterator[str]:
+    if not m.arms and not m.fault:
+        return
+    yield from ("## What the methods say of themselves", "", NOTE, "")
+    if m.fault:
+        yield from (escape(m.fault), "")
+    else:
+        rows = ([arm.arm, name, *means] for arm in m.arms for name, means in arm.rows)
+        yield from table(["Arm", "Measure", *m.cells], rows, left=2)
 
 
 def _results(d: ReportData) -> Iterator[str]:

@@ -255,6 +255,8 @@ def _arm(preset, params, budget, correct, trials, mean) -> ArmResult:
         peak_cache=str(budget + 64),
         kept_min=None if preset == "fullkv" else budget - 9,
         kept_max=None if preset == "fullkv" else budget + 12,
+        wiped_regions="" if preset == "fullkv" else "0.375",
+        longest_wiped=None if preset == "fullkv" else 131,
         active="0" if preset == "fullkv" else "0.984",
         mean_output_tokens="243.516",
     )
