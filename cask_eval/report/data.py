@@ -46,12 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm in one cell. role: ``baseline``, ``candidate`` or ``control``. mean: the mean cache as a number, for the
-    figure; None where there is none."""
-
     name: str
-    role: str
-    mean: Fraction | None
     preset: str
     params: str
     budget: str
@@ -68,10 +63,6 @@ class Arm:
     truncated: int
     failed: int
     missing: int
-
-    @property
-    def lost(self) -> str:
-        return f"{self.truncated} / {self.failed} / {self.missing}"
 
 
 @dataclass(frozen=True)
@@ -222,9 +213,6 @@ class ReportData:
     adjusted_level: str
     ratio_level: str
     screened: str
-    """Who was confirmed, in a line; empty where there was nothing to choose from."""
-    gains: str
-    """The dev gains in a line, for where there is no table of them."""
     cells: tuple[Cell, ...]
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
@@ -281,11 +269,10 @@ def gather(
         adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
         ratio_level=fmt.level(first.matched.interval.level) if first else "",
         screened=_screened(analysis, protocol),
-        gains=_gains(analysis, protocol),
         cells=cells,
         groups=_groups(cells, protocol),
         arms=tuple(
-            (fmt.one_line(c.name), tuple(_arm(name, arm, protocol) for name, arm in _in_order(analysis.arms[c.name], protocol)))
+            (fmt.one_line(c.name), tuple(_arm(name, arm) for name, arm in _in_order(analysis.arms[c.name], protocol)))
             for c in protocol.cells
             if c.name in analysis.arms
         ),
@@ -339,16 +326,12 @@ def _screened(a: AnalysisDocument, protocol: Protocol) -> str:
     """One line on who was confirmed; empty where there was nothing to choose from."""
     if len(protocol.candidates) == 1 and protocol.screening is None:
         return ""
-    return f"{sum(s.survived for s in a.screening)} of {len(a.screening)} candidates confirmed"
-
-
-def _gains(a: AnalysisDocument, protocol: Protocol) -> str:
-    if not _screened(a, protocol):
-        return ""
-    return "dev gain in points: " + ", ".join(
+    left = [s for s in a.screening if s.survived]
+    gains = ", ".join(
         f"{fmt.one_line(s.candidate)} {fmt.points(s.gain) if s.gain else fmt.DASH}{'' if s.survived else ' (out)'}"
         for s in a.screening
     )
+    return f"{len(left)} of {len(a.screening)} candidates confirmed; dev gain in points: {gains}"
 
 
 def _groups(cells: tuple[Cell, ...], protocol: Protocol) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
@@ -409,12 +392,9 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
     )
 
 
-def _arm(name: str, a: ArmResult, protocol: Protocol) -> Arm:
-    candidates = {c.name for c in protocol.candidates}
+def _arm(name: str, a: ArmResult) -> Arm:
     return Arm(
         name=fmt.one_line(name),
-        role=name if name == "baseline" else "candidate" if name in candidates else "control",
-        mean=fmt.value(a.mean_cache) if a.mean_cache else None,
         preset=fmt.one_line(a.preset),
         params=fmt.params(a.params),
         budget=f"{a.budget:,}",

@@ -27,15 +27,9 @@ def render(data: ReportData) -> str:
     environment.filters["short"] = fmt.short
     drawn = {}
     if data.cells:
-        drawn["forest"] = Markup(
-            figures.forest(
-                data.analysis,
-                [(heading, [c.cell for c in cells]) for heading, cells in data.groups],
-                [c.name for c in data.cells],
-            )
-        )
+        drawn["forest"] = Markup(figures.forest(data.analysis, [c.name for c in data.cells]))
     if data.arms:
-        drawn["caches"] = Markup(figures.caches(data.arms))
+        drawn["caches"] = Markup(figures.caches(data.analysis))
     css = Markup(environment.loader.get_source(environment, "report.css")[0])
     return environment.get_template("report.html").render(
         d=data, css=css, note=NOTE, figures={"forest": "", "caches": "", **drawn}
