@@ -134,7 +134,7 @@ class ArmChoice(Strict):
     """One arm of one cell, frozen: method, parameters, schedule at the matched budget b′, footprint, and the dev caches
     that justified the budget. `dev_mean` and `reference_mean` are in full-precision entries per layer and head.
     `searched` lists, in order, what was run to find the budget of a candidate whose cache depends on what it
-    generates."""
+    generates; one of them is at the schedule's own budget, and its trials count as the configuration's."""
 
     preset: str
     params: dict[str, Param]
@@ -158,8 +158,9 @@ class Register(Strict):
 
 
 class DevRun(Strict):
-    """All dev trials are done. `matched` maps cell → arm → configuration → the arm as it was run; arm and configuration
-    are named as in `Record` (the baseline's configuration is "")."""
+    """All dev trials are done. `records` commits to those of every configuration and of every search. `matched` maps
+    cell → arm → configuration → the arm as it was run; arm and configuration are named as in `Record` (the baseline's
+    configuration is "")."""
 
     records: RecordsCommit
     matched: dict[str, dict[str, dict[str, ArmChoice]]]

@@ -84,7 +84,11 @@ class Record(Strict):
     phase: Literal["dev", "heldout"]
     cell: str
     arm: str
-    config: str = Field(default="", description="dev only: the tuned values, as `name=value,…`")
+    config: str = Field(
+        default="",
+        description="dev only: the tuned values, as `name=value,…`; followed by `@budget` in a trial of the search for "
+        "the configuration's budget",
+    )
     problem: str
     problem_digest: Digest
     sample: Count

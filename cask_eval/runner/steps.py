@@ -14,7 +14,7 @@ from cask_eval.errors import DriftError, StateError
 from cask_eval.ledger.events import ArmChoice, Close, Consume, DevRun, Event, Records, RecordsCommit, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, keys_root, search_keys, step_config
+from cask_eval.protocol.keys import dev_keys, expected_keys, is_step, keys_root, search_keys, step_config
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
@@ -60,7 +60,8 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
     with RecordStore(workspace.records(name, "dev")).open() as store:
         if state.dev_run is None:
             expected = dev_keys(protocol, ids)
-            watch.start(len(expected), len(store.done))
+            # How many budgets a search will try is not known; its trials show as tokens only.
+            watch.start(len(expected), len(store.done.intersection(expected)))
             matched = {}
             for cell in protocol.cells:
                 ground = grounds[cell.model]
@@ -110,12 +111,11 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
     choice = tuning.searched(draft.cell, ground, draft.choice, evaluate)
     if choice.searched:
         done = store.done
-        last = [
-            r.model_copy(update={"config": draft.config})
-            for r in own(step_config(draft.config, choice.schedule.budget))
-        ]
-        store.append(last := [r for r in last if r.key not in done])
-        watch.advance(len(last), 0)
+        ended = own(step_config(draft.config, choice.schedule.budget))
+        last = [r.model_copy(update={"config": draft.config}) for r in ended]
+        new = [r for r in last if r.key not in done]
+        store.append(new)
+        watch.advance(len(new), 0)
     return choice
 
 
@@ -202,9 +202,10 @@ def _say_failures(store: RecordStore, watch: Watch) -> None:
     for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
         faults = list(group)
         first = faults[0].failure
+        what = "failed and are not part of its mean cache" if is_step(config) else "failed and count as wrong"
         watch.say(
-            f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} failed and count as wrong; the "
-            f"first said {first.error}: {first.message}"
+            f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} {what}; the first said "
+            f"{first.error}: {first.message}"
         )
 
 

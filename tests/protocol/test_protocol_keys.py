@@ -41,6 +41,12 @@ def test_configurations_with_one_name_are_refused(tune):
         keys.configs(Candidate(preset="alpha", tune=tune))
 
 
+@pytest.mark.parametrize("tune", [{"x": ["a@1"]}, {"x@1": ["a"]}, {"x": ["a"], "y": ["b", "@"]}])
+def test_configurations_that_look_like_steps_of_a_search_are_refused(tune):
+    with pytest.raises(ProtocolError, match="holds '@'"):
+        keys.configs(Candidate(preset="alpha", tune=tune))
+
+
 def test_an_arm_that_is_no_candidate_has_one_configuration_without_a_name():
     assert keys.configs(Arm(preset="alpha", params={"delta": 16})) == [("", {"delta": 16})]
 
@@ -93,6 +99,23 @@ def test_dev_keys_leave_controls_out(protocol):
     assert len(found) == len(set(found)) == 4 * (1 + 4) * 2
     assert {(k[0], k[2]) for k in found} == {("dev", "baseline"), ("dev", "candidate")}
     assert [k[3] for k in found[:10:2]] == ["", "lambda=0.1", "lambda=0.25", "lambda=0.5", "lambda=1.0"]
+
+
+def test_search_keys(several):
+    tried = {
+        "chain-s/b64": {"two": {"untuned": [70, 68]}, "one": {"lambda=1.0": [9], "lambda=7": [9]}, "nobody": {"": [9]}},
+        "chain-m/b96": {"three": {"untuned": []}},
+        "no-cell": {"two": {"untuned": [70]}},
+    }
+    found = keys.search_keys(several, tried, iter(["p2", "p1"]))
+    assert found == [
+        ("dev", "chain-s/b64", "one", "lambda=1.0@9", "p2", 0), ("dev", "chain-s/b64", "one", "lambda=1.0@9", "p1", 0),
+        ("dev", "chain-s/b64", "two", "untuned@70", "p2", 0), ("dev", "chain-s/b64", "two", "untuned@70", "p1", 0),
+        ("dev", "chain-s/b64", "two", "untuned@68", "p2", 0), ("dev", "chain-s/b64", "two", "untuned@68", "p1", 0),
+    ]  # fmt: skip
+    assert not set(found) & set(keys.dev_keys(several, ["p1", "p2"]))
+    assert all(keys.is_step(k[3]) for k in found)
+    assert not any(keys.is_step(k[3]) for k in keys.dev_keys(several, ["p1"]))
 
 
 def test_keys_root_ignores_order_but_not_content(protocol):

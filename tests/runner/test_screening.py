@@ -12,7 +12,9 @@ from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.protocol.keys import step_config
 from cask_eval.records.store import RecordStore
+from cask_eval.runner.steps import Watch, tune
 from cask_eval.runner.trials import Bench
+from cask_eval.workspace import Workspace
 
 CELL = "chain-s/b128"
 
@@ -67,7 +69,7 @@ def test_the_budget_of_a_vote_is_searched(tuned):
     assert state(tuned).dev_run[1].matched[CELL]["alpha"]["untuned"].searched == []
 
 
-def test_trials_of_a_search_are_not_run_twice(tuned, registered, copy, cask, monkeypatch):
+def test_trials_of_a_search_are_not_run_twice(tuned, registered, copy, monkeypatch):
     """An interruption after the last trial and before the event."""
     root = copy(registered)
     shutil.copytree(tuned / "reports" / "small", root / "reports" / "small", dirs_exist_ok=True)
@@ -83,7 +85,11 @@ def test_trials_of_a_search_are_not_run_twice(tuned, registered, copy, cask, mon
         return inner(self, decoder, requests, *rest)
 
     monkeypatch.setattr(Bench, "_trials", only_alpha)
-    cask("-C", root, "tune", "--device", "cpu")
+    seen = []
+    watch = Watch(start=lambda *at: seen.append(at), advance=lambda trials, _: seen.append(trials))
+    tune(Workspace(root), "small", "cpu", 8, watch)
+    # The bar is about the trials of configurations, and comes to its end.
+    assert seen[0] == (18, 6) and sum(seen[1:]) == 12
     assert state(root).dev_run[1] == state(tuned).dev_run[1]
     assert state(root).select[1] == state(tuned).select[1]
 

@@ -90,7 +90,7 @@ SEVERAL = PROTOCOL.replace(
     """candidates:
   - {name: near, preset: vote}
   - {name: strong, preset: alpha, tune: {lambda: ["0.5", "1.0"]}}
-  - {name: fair, preset: sentences, params: {delta: 8}}
+  - {name: fair, preset: sentences, params: {delta: 24}}
 screening: {survivors: 2, min_gain: "0.01"}
 """,
 )
@@ -127,11 +127,11 @@ HELD = Footprint(heads=4, head_dim=8, itemsize=4)
 
 def schedule_for(preset: str, budget: int) -> Schedule:
     """Preset alpha compresses at every step, sentences at a full stop when it can, everything else every eighth; a vote
-    has two chains."""
+    has two chains. The search for a budget of sentences takes two steps or three."""
     if preset == "alpha":
         return Schedule("every_step", budget, 1, "pinned")
     if preset == "sentences":
-        return Schedule("boundary", budget, 8, "pinned", earliest=2, boundaries=(VOCABULARY["."],))
+        return Schedule("boundary", budget, 24, "pinned", earliest=2, boundaries=(VOCABULARY["."],))
     if preset == "vote":
         return Schedule("slack", budget, 8, "compete", chains=2)
     return Schedule("slack", budget, 8, "pinned")

@@ -28,9 +28,10 @@ from simulator import (
 )
 
 from cask_eval.canonical import digest, digest_bytes
-from cask_eval.decide.budgets import schedule_of, text
+from cask_eval.decide.budgets import at_budget, entries, measured, schedule_of, text
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import keys_root
+from cask_eval.records.model import Record
 from cask_eval.schedule import Schedule
 from cask_eval.splits.freeze import item_of
 from cask_eval.tasks import chain
@@ -638,8 +639,13 @@ def heads_kept_more_than_said(root):
 
 
 def sentences(forger: Forger):
-    """The records of `fair`, whose cache depends on what it generates."""
-    return [r for r in (*forger.dev, *forger.heldout) if r["arm"] == "fair" and r["residency"]]
+    """The records of `fair`, whose cache depends on what it generates, at the budget that it was given."""
+    own = [r for r in (*forger.dev, *forger.heldout) if r["arm"] == "fair" and r["residency"]]
+    return [r for r in own if r["config"] in ("", "untuned", _last_step(forger, r["cell"]))]
+
+
+def _last_step(forger: Forger, cell: str) -> str:
+    return f"untuned@{forger.event('dev_run')['matched'][cell]['fair']['untuned']['schedule']['budget']}"
 
 
 @attack("V16", clever=True, study="several")
@@ -656,11 +662,14 @@ def account_of_another_text(root):
 def search_ended_at_another_budget(root):
     """One more entry throughout, run so, and the last step of the search says so."""
     forger = Forger(root)
+    moved = [(r, int(r["config"].partition("@")[2]) + 1) for r in sentences(forger) if "@" in r["config"]]
     for frozen in forger.event("dev_run")["matched"], forger.event("select")["arms"]:
         for rows in frozen.values():
             choice = rows["fair"].get("untuned", rows["fair"])
             choice["schedule"]["budget"] += 1
             choice["searched"][-1]["budget"] += 1
+    for r, budget in moved:
+        r["config"] = f"untuned@{budget}"
     for r in sentences(forger):
         schedule = schedule_of(ArmChoice.model_validate(forger.event("select")["arms"][r["cell"]]["fair"]))
         with_account(r, schedule, r["output_ids"])
@@ -678,25 +687,97 @@ def search_said_to_have_met_the_reference(root):
     forger.resign().write()
 
 
-def steps_of(forger: Forger) -> list[dict]:
-    """The dev records of budgets that searches went through."""
-    return [r for r in forger.dev if "@" in r["config"]]
+def way_point(forger: Forger) -> tuple[str, str]:
+    """(cell, configuration) of dev records that the search for the budget of `fair` passed and did not end at."""
+    for cell, rows in forger.event("dev_run")["matched"].items():
+        choice = rows["fair"]["untuned"]
+        for step in choice["searched"]:
+            if step["budget"] != choice["schedule"]["budget"]:
+                return cell, f"untuned@{step['budget']}"
+    raise AssertionError("no search of this study takes more than one step")
+
+
+def of_way_point(forger: Forger) -> list[dict]:
+    return [r for r in forger.dev if r["arm"] == "fair" and (r["cell"], r["config"]) == way_point(forger)]
+
+
+def steps_stated(forger: Forger) -> list[dict]:
+    """Where the ledger states the mean of that way-point."""
+    cell, config = way_point(forger)
+    choices = forger.event("dev_run")["matched"][cell]["fair"]["untuned"], forger.event("select")["arms"][cell]["fair"]
+    return [s for choice in choices for s in choice["searched"] if config == f"untuned@{s['budget']}"]
 
 
 @attack("V11", clever=True, study="several")
-def a_budget_on_the_way_left_out(root):
+def trials_of_a_way_point_dropped(root):
     forger = Forger(root)
-    gone = steps_of(forger)[0]["config"]
-    forger.dev[:] = [r for r in forger.dev if r["config"] != gone]
+    gone = of_way_point(forger)
+    forger.dev = [r for r in forger.dev if not any(r is g for g in gone)]
+    forger.resign().write()
+
+
+@attack("V11", clever=True, study="several")
+def one_trial_of_a_way_point_dropped(root):
+    forger = Forger(root)
+    last = of_way_point(forger)[-1]
+    forger.dev = [r for r in forger.dev if r is not last]
+    forger.resign().write()
+
+
+@attack("V11", clever=True, study="several")
+def a_budget_tried_that_the_search_does_not_mention(root):
+    forger = Forger(root)
+    forger.dev += [{**copy.deepcopy(r), "config": "untuned@1000"} for r in of_way_point(forger)]
     forger.resign().write()
 
 
 @attack("V16", clever=True, study="several")
-def a_budget_on_the_way_that_held_less(root):
+def mean_of_a_way_point_edited(root):
+    """By so little that the search goes on as it did; the records are as they were."""
     forger = Forger(root)
-    for r in steps_of(forger):
-        r["residency"]["entries"] -= 1
+    for step in steps_stated(forger):
+        step["dev_mean"] = text(Fraction(step["dev_mean"]) + Fraction(1, 10**9))
     forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def way_point_of_another_cache(root):
+    """The trials of a way-point are given the account of a larger budget, and the ledger the mean of that."""
+    forger = Forger(root)
+    cell, config = way_point(forger)
+    choice = ArmChoice.model_validate(forger.event("select")["arms"][cell]["fair"])
+    larger = at_budget(choice, int(config.partition("@")[2]) + 1)
+    for r in of_way_point(forger):
+        with_account(r, schedule_of(larger), r["output_ids"])
+    mean = entries(measured(Record.model_validate(r) for r in of_way_point(forger))[1])
+    for step in steps_stated(forger):
+        step["dev_mean"] = mean
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def way_point_left_out_altogether(root):
+    """The search is said to have begun where it ended."""
+    forger = Forger(root)
+    cell, config = way_point(forger)
+    for choice in (
+        forger.event("dev_run")["matched"][cell]["fair"]["untuned"],
+        forger.event("select")["arms"][cell]["fair"],
+    ):
+        choice["searched"] = [s for s in choice["searched"] if s["budget"] == choice["schedule"]["budget"]]
+    kept = {f"untuned@{s['budget']}" for s in choice["searched"]} | {"untuned"}
+    forger.dev = [r for r in forger.dev if r["arm"] != "fair" or r["cell"] != cell or r["config"] in kept]
+    forger.resign().write()
+
+
+@attack("V16", clever=True, study="several")
+def better_answers_than_the_search_had(root):
+    """What counts as the configuration is not what the search ended with."""
+    forger = Forger(root)
+    for r in forger.dev:
+        if r["arm"] == "fair" and r["config"] == "untuned" and not r["grade"]["correct"]:
+            regrade(r, output_of(PROBLEMS["dev"][r["problem"]], True))
+    forger.retune().resign("analysis").write()
 
 
 # --- selection
@@ -1213,6 +1294,30 @@ def test_oversized_lines_are_not_parsed(root, monkeypatch):
     monkeypatch.setattr(evidence_module, "MAX_LINE", 1000)
     verdict = verify(root, STUDY, require="L0")
     assert "V25" in {r.id for r in verdict.failed}
+
+
+def test_a_search_of_a_million_steps_is_not_followed(several):
+    forger = Forger(several)
+    for choice in forger.event("dev_run")["matched"]["one/b24"]["fair"].values():
+        choice["searched"] = [{"budget": b, "dev_mean": "1/1"} for b in range(1, 200_000)]
+    forger.resign().write()
+    failed = {r.id: r for r in verify(several, STUDY, require="L0").failed}
+    assert {"V11", "V16"} <= failed.keys()
+    assert "more than the 4 budgets" in failed["V11"].details[0]
+
+
+def test_steps_of_a_search_are_no_configurations(several):
+    """What became of them moves neither a score nor the number of failures that is told."""
+    forger = Forger(several)
+    before = verify(several, STUDY, require="L0")
+    told = [r for r in before.results if r.id == "V12"][0].details
+    for r in of_way_point(forger):
+        r.update(status="failed", failure={"kind": "method", "error": "E", "message": "m"}, output="", output_ids=[],
+                 output_tokens=0, residency=None, kept_min=None, kept_max=None)  # fmt: skip
+        r["grade"].update(correct=False, extracted=None)
+    forger.resign().write()
+    after = {r.id: r for r in verify(several, STUDY, require="L0").results}
+    assert after["V12"].details == told and after["V17"].status == "pass"
 
 
 def test_a_trial_that_claims_to_be_endless_does_not_stall(root):

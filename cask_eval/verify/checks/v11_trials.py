@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from cask_eval.decide.budgets import tried
+from cask_eval.decide.budgets import EVALUATIONS, tried
 from cask_eval.protocol.keys import Key, dev_keys, expected_keys, search_keys
 from cask_eval.records.model import Record
 from cask_eval.verify.check import check
@@ -18,7 +18,11 @@ def v11(e: Evidence) -> Iterator[str]:
     candidate, also at every budget that a search went through, on the held-out split of those that survived."""
     assert e.protocol and e.dev_run and e.select and e.dev and e.heldout and e.dev_manifest and e.heldout_manifest
     ids = [item.id for item in e.dev_manifest.items]
-    searches = search_keys(e.protocol, tried(e.dev_run.matched), ids)
+    budgets = tried(e.dev_run.matched)
+    if any(len(steps) > EVALUATIONS for rows in budgets.values() for row in rows.values() for steps in row.values()):
+        yield f"a search is said to have run more than the {EVALUATIONS} budgets that it may"
+        return
+    searches = search_keys(e.protocol, budgets, ids)
     yield from _grid("dev", dev_keys(e.protocol, ids) + searches, e.dev.records)
     asked = expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items], e.select.survivors)
     yield from _grid("held-out", asked, e.heldout.records)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from fractions import Fraction
 from functools import lru_cache
 
 from cask_eval.decide.budgets import (
+    EVALUATIONS,
     Lengths,
     at_budget,
     entries,
@@ -61,8 +63,8 @@ def _frozen(e: Evidence) -> _Frozen:
     }
     out |= {
         (phase, cell, arm, step_config(config, step.budget)): at_budget(choice, step.budget)
-        for (phase, cell, arm, config), choice in list(out.items())
-        for step in choice.searched
+        for (phase, cell, arm, config), choice in out.items()
+        for step in choice.searched[:EVALUATIONS]  # more than these are a fault of the search
     }
     return out | {
         ("heldout", cell, arm, ""): choice for cell, arms in e.select.arms.items() for arm, choice in arms.items()
@@ -88,11 +90,12 @@ def _lock_faults(choice: ArmChoice, model: ModelLock | None) -> Iterator[str]:
 def _accounts(e: Evidence, models: dict[str, ModelLock], frozen: _Frozen) -> Iterator[str]:
     assert e.dev and e.heldout
     prompts: dict[tuple[str, str], int] = {}
+    loose: Counter[str] = Counter()
     for r in (*e.dev.records, *e.heldout.records):
         where = f"{r.phase}/{r.cell}/{r.arm}/{r.config}/{r.problem}/{r.sample}"
         choice, model = frozen.get((r.phase, r.cell, r.arm, r.config)), models.get(r.cell)
         if choice is None or model is None:
-            yield f"{where}: the ledger freezes no schedule for this arm that could be replayed"
+            loose["/".join(filter(None, (r.phase, r.cell, r.arm, r.config)))] += 1
             continue
         first = (
             prompts.setdefault((model.name, r.problem), r.prompt_tokens) if r.status != "failed" else r.prompt_tokens
@@ -101,6 +104,8 @@ def _accounts(e: Evidence, models: dict[str, ModelLock], frozen: _Frozen) -> Ite
             yield f"{where}: {r.prompt_tokens} prompt tokens, another trial of this problem had {first}"
         for what in _account(r, model, choice):
             yield f"{where}: {what}"
+    for name, count in loose.items():
+        yield f"{name}: {count} records, but the ledger freezes no schedule for them that could be replayed"
 
 
 def _account(r: Record, model: ModelLock, choice: ArmChoice) -> Iterator[str]:
@@ -170,26 +175,24 @@ def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
     assert e.protocol and e.dev
     candidates = {c.name for c in e.protocol.candidates}
     for cell in e.protocol.cells:
-        own = [r for r in e.dev.records if r.cell == cell.name]
-        lengths, mean = measured(r for r in own if r.arm == "baseline")
+        own: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for r in e.dev.records:
+            if r.cell == cell.name:
+                own[r.arm, r.config].append(r)
+        lengths, mean = measured(r for (arm, _), records in own.items() if arm == "baseline" for r in records)
         if ("dev", cell.name, "baseline", "") not in frozen:
             yield f"{cell.name}: the dev run froze no baseline that could be replayed"
         for (phase, where, arm, config), choice in frozen.items():
-            if where != cell.name:
+            if where != cell.name or is_step(config):  # a step is judged with the configuration that it led to
                 continue
-            if is_step(config):
-                continue  # judged with the configuration that it was a step to
-            dev = {s.budget: [r for r in own if (r.arm, r.config) == (arm, step_config(config, s.budget))]
-                   for s in choice.searched} if phase == "dev" else None  # fmt: skip
             fault = (
                 _reference_fault(choice, cell.budget, mean)
                 if arm == "baseline"
-                else _match_fault(choice, cell.budget, lengths, mean, arm in candidates, dev)
+                else _match_fault(choice, cell.budget, lengths, mean, arm in candidates)
             )
             if phase == "dev" and choice.searched and not fault:
-                ended = [r for r in own if (r.arm, r.config) == (arm, config)]
-                if _apart(ended) != _apart(dev[choice.schedule.budget]):
-                    fault = "its dev trials are not those of the budget that the search ended at"
+                steps = {s.budget: own[arm, step_config(config, s.budget)] for s in choice.searched}
+                fault = _search_fault(choice, own[arm, config], steps)
             if fault:
                 yield f"{'/'.join(filter(None, (phase, cell.name, arm, config)))}: {fault}"
 
@@ -207,16 +210,8 @@ def _reference_fault(choice: ArmChoice, nominal: int, mean: Fraction) -> str | N
     return None
 
 
-def _match_fault(
-    choice: ArmChoice,
-    nominal: int,
-    lengths: Lengths,
-    mean: Fraction,
-    candidate: bool,
-    dev: dict[int, list[Record]] | None,
-) -> str | None:
-    """Why a budget is not the one that the dev records give. `dev`: the dev records of every budget that its search
-    went through, where it was searched."""
+def _match_fault(choice: ArmChoice, nominal: int, lengths: Lengths, mean: Fraction, candidate: bool) -> str | None:
+    """Why a budget is not the one that follows from the baseline's dev trials and the means that a search states."""
     schedule, footprint = schedule_of(choice), footprint_of(choice)
     try:
         draft = matched_choice(
@@ -231,11 +226,15 @@ def _match_fault(
             f"the matched budget is {schedule.budget} at {choice.dev_mean} entries, the dev records give "
             f"{draft.schedule.budget} at {draft.dev_mean}"
         )
-    if fault := search_fault(draft, choice):
-        return fault
-    for step in choice.searched if dev is not None else ():
+    return search_fault(draft, choice)
+
+
+def _search_fault(choice: ArmChoice, ended: list[Record], steps: dict[int, list[Record]]) -> str | None:
+    """Why the means that a search states are not those of the dev records. `ended` are the records that count as the
+    configuration's, `steps` those at each budget that the search went through."""
+    for step in choice.searched:
         try:
-            found = entries(measured(dev[step.budget])[1])
+            found = entries(measured(steps[step.budget])[1])
         except ValueError:
             return f"there are no dev trials at budget {step.budget}, which the search went through"
         if step.dev_mean != found:
@@ -243,6 +242,8 @@ def _match_fault(
                 f"the search is said to have met a dev cache of {step.dev_mean} at budget {step.budget}, the records "
                 f"give {found}"
             )
+    if _apart(ended) != _apart(steps[choice.schedule.budget]):
+        return "its dev trials are not those of the budget that the search ended at"
     return None
 
 
