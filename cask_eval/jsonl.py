@@ -3,6 +3,8 @@
 A line is complete when it ends in a newline. A crash can only leave an incomplete last line behind; that fragment
 is set aside, never guessed at. A last line that lacks nothing but its newline is complete: a strict beginning of a
 JSON object is never itself a JSON object.
+
+A file that nothing more will be added to can be packed: ``X.jsonl.gz`` then stands for ``X.jsonl``.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cask_eval.errors import RecordError, StateError
+from cask_eval.errors import RecordError
 
 
 class Lines(NamedTuple):
@@ -36,58 +40,53 @@ def split(data: bytes) -> Lines:
     return Lines(lines, last)
 
 
-def packed(path: Path) -> Path:
-    """Where the packed form of a file lies (`pack`)."""
-    return path.with_name(path.name + ".gz")
-
-
 def read(path: Path) -> Lines:
-    """`split` of a file or of its packed form; a file that is not there has no lines. Raises RecordError as `unpack`,
-    and when both are there."""
-    if packed(path).exists():
-        if path.exists():
-            raise RecordError(f"{path} and {packed(path).name} are both there; keep the one you trust")
-        return split(unpack(packed(path)))
+    """`split` of a file; a file that is not there has no lines."""
     try:
         return split(path.read_bytes())
     except FileNotFoundError:
         return Lines([], b"")
 
 
-def unpack(path: Path, limit: int | None = None) -> bytes:
-    """The bytes in a packed file, read in pieces: no more than `limit` are ever held. Raises RecordError when it
-    is damaged or holds more."""
-    parts, size = [], 0
+def packed(path: Path) -> Path:
+    """Where the packed form of a file lies."""
+    return path.with_name(path.name + ".gz")
+
+
+def read_either(path: Path) -> Lines:
+    """`split` of a file or of its packed form. Raises RecordError as `pieces`, and when both are there."""
+    if not packed(path).exists():
+        return read(path)
+    if path.exists():
+        raise RecordError(f"{path} and {packed(path).name} are both there; keep the one you trust")
+    return split(b"".join(pieces(packed(path))))
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """What a packed file holds, at most 1 MiB at a time. Raises RecordError when it is damaged or incomplete."""
     try:
         with gzip.open(path, "rb") as f:
-            while part := f.read(1 << 20):
-                parts.append(part)
-                size += len(part)
-                if limit is not None and size > limit:
-                    raise RecordError(f"{path}: holds more than {limit} bytes")
+            while piece := f.read(1 << 20):
+                yield piece
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{path}: cannot be unpacked: {error}") from None
-    return b"".join(parts)
 
 
 def pack(path: Path) -> None:
-    """Replace a file that is complete by its packed form, the same bytes on every machine. The packed form is whole and
-    on disk before the plain one goes."""
-    target, part = packed(path), path.with_name(path.name + ".gz.part")
+    """Replace a file that is complete by its packed form. That one is whole and on disk before the plain one goes."""
+    part = path.with_name(path.name + ".gz.part")
     with open(part, "wb") as f:
-        f.write(gzip.compress(path.read_bytes(), 9, mtime=0))
+        f.write(_gzip(path.read_bytes()))
         f.flush()
         os.fsync(f.fileno())
-    os.replace(part, target)
+    os.replace(part, packed(path))
     sync_folder(path.parent)
     path.unlink()
     sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Write `data` behind the last line and return when the disk has it. Raises StateError when the file is packed."""
-    if packed(path).exists():
-        raise StateError(f"{packed(path)} is packed: its study is closed, and nothing can be added")
+    """Write `data` behind the last line and return when the disk has it."""
     created = not path.exists()
     with open(path, "ab") as f:
         f.write(data)
@@ -123,6 +122,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _gzip(data: bytes) -> bytes:
+    """One gzip member (RFC 1952) with nothing in its header that depends on time, file, system or Python's version."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x02\xff"
+    return (
+        head + deflate.compress(data) + deflate.flush() + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    )
 
 
 def _complete(line: bytes) -> bool:

@@ -24,11 +24,11 @@ def command(ctx: click.Context, study: str | None) -> None:
     state = StudyState.of(events, name)
     for phase, event in (("dev", state.dev_run), ("heldout", state.close)):
         path = space.records(name, phase)
-        if not path.exists() and jsonl.packed(path).exists():
-            click.echo(f"{jsonl.packed(path)}: packed already")
-            continue
         if RecordStore(path).commit(space.root) != event[1].records:
             raise DriftError(f"{path} is not what the ledger commits to; restore it before it is packed")
+        if not path.exists():
+            click.echo(f"{jsonl.packed(path)}: packed already")
+            continue
         before = path.stat().st_size
         jsonl.pack(path)
         click.echo(f"{jsonl.packed(path)}: {before:,} bytes in {jsonl.packed(path).stat().st_size:,}")

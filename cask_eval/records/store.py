@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class RecordStore:
-    """The records file at `path`; a file that is not there has no records."""
+    """The records file at `path`, plain or packed (`jsonl.packed`); a file that is not there has no records."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -31,8 +31,9 @@ class RecordStore:
         """What `open` set aside of an incomplete last line."""
 
     def read(self) -> Iterator[Record]:
-        """The records in file order. Raises RecordError naming the line that is no record or repeats a key."""
-        found = jsonl.read(self.path)
+        """The records in file order. Raises RecordError naming the line that is no record or repeats a key, and when
+        the packed form is damaged or is there beside the plain one."""
+        found = jsonl.read_either(self.path)
         seen: dict[Key, int] = {}
         for number, line in enumerate(found.lines, 1):
             record = parse(line, f"{self.path}:{number}")
@@ -53,7 +54,7 @@ class RecordStore:
     def open(self) -> Iterator[RecordStore]:
         """Take the file for writing, set aside what a crash left incomplete, and load the keys that are done.
 
-        Raises StateError when another process has the file, RecordError when it is damaged.
+        Raises StateError when another process has the file or when it is packed, RecordError when it is damaged.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(self.path) + ".lock")
@@ -62,6 +63,8 @@ class RecordStore:
         except Timeout:
             raise StateError(f"{self.path}: another process is writing these records; wait for it to end") from None
         try:
+            if jsonl.packed(self.path).exists():
+                raise StateError(f"{jsonl.packed(self.path)} is packed: its study is closed and takes no more records")
             self.torn = jsonl.repair(self.path)
             if self.torn:
                 log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))

@@ -7,8 +7,9 @@ the parsers are the strict ones.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,9 @@ from cask_eval import jsonl
 from cask_eval.canonical import digest, digest_bytes, loads
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
-from cask_eval.errors import CaskError, ProtocolError
+from cask_eval.errors import CaskError, ProtocolError, RecordError
 from cask_eval.fields import first_fault
-from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, Register, Select
+from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, RecordsCommit, Register, Select
 from cask_eval.ledger.log import audit
 from cask_eval.ledger.state import StudyState, studies
 from cask_eval.protocol import load as protocol_files
@@ -38,6 +39,7 @@ MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
 MAX_PROBLEMS = 10_000
+MAX_FAULTS = 10_000
 
 Role = Literal["dev", "heldout"]
 
@@ -196,8 +198,8 @@ class _Loader:
             if task:
                 problems = {role: p for role, m in manifests.items() if (p := self.problems(task, role, m))}
 
-        dev = self.records("dev", state.dev_run[1].records.path if state.dev_run else None)
-        commits = [p for pair in (state.close, *reversed(state.sessions)) if pair for p in [pair[1].records.path]]
+        dev = self.records("dev", state.dev_run[1].records if state.dev_run else None)
+        commits = [pair[1].records for pair in (state.close, *reversed(state.sessions)) if pair]
         heldout = self.records("heldout", commits[0] if commits else None)
         document, document_digest = self.document(study)
         return Evidence(
@@ -209,14 +211,8 @@ class _Loader:
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
         where = path.relative_to(self.workspace.root).as_posix()
         try:
-            packed = jsonl.packed(path)
-            for form in (path, packed):
-                if not form.resolve().is_relative_to(self.workspace.root):
-                    raise CaskError("leads out of the workspace")
-            if path.suffix == ".jsonl" and packed.is_file():
-                if path.is_file():
-                    raise CaskError(f"is there, and so is {packed.name}; one of them must go")
-                return jsonl.unpack(packed, limit)
+            if not path.resolve().is_relative_to(self.workspace.root):
+                raise CaskError("leads out of the workspace")
             if not path.is_file():
                 self.absent[name] = f"{where} is not there"
                 return None
@@ -304,16 +300,60 @@ class _Loader:
         self.faults.append(fault)
         return None
 
-    def records(self, role: Role, rel: str | None) -> RecordFile | None:
-        if rel is None:
+    def records(self, role: Role, committed: RecordsCommit | None) -> RecordFile | None:
+        """The records at the path that the ledger names, or in their packed form beside it."""
+        if committed is None:
             self.absent[role] = f"the ledger commits to no {role} records"
+            return None
+        rel = committed.path
+        try:
+            if packed := self.packed(rel):
+                return self.parsed_records(rel, self.unpacked(packed, committed.count), torn=False)
+        except (OSError, RuntimeError, CaskError) as error:
+            self.absent[role] = str(error)
+            self.faults.append(str(error))
             return None
         data = self.stored(rel, role, MAX_FILE)
         if data is None:
             return None
         found = jsonl.split(data)
+        return self.parsed_records(rel, self.bounded(found.lines, rel), bool(found.torn))
+
+    def packed(self, rel: str) -> Path | None:
+        """The packed form of a records file, if that is what is there. Raises CaskError when the plain one is too."""
+        plain = self.workspace.resolve(rel)
+        packed = self.workspace.resolve(f"{rel}.gz")
+        if not os.path.lexists(packed):
+            return None
+        if os.path.lexists(plain):
+            raise CaskError(f"{rel} is there, and so is {packed.name}; one of them must go")
+        return packed
+
+    def unpacked(self, path: Path, count: int) -> Iterator[bytes]:
+        """The lines of a packed file. A few bytes can unpack to any number, so they are read piece by piece, and no
+        further than to the first thing that a file as committed does not have. Raises RecordError there."""
+        where = path.relative_to(self.workspace.root).as_posix()
+        size, given, rest = 0, 0, b""
+        for piece in jsonl.pieces(path):
+            size += len(piece)
+            *lines, rest = (rest + piece).split(b"\n")
+            if size > MAX_FILE:
+                raise RecordError(f"{where}: unpacks to more than {MAX_FILE} bytes")
+            for line in (*lines, rest):
+                if len(line) > MAX_LINE:
+                    raise RecordError(f"{where}:{given + 1}: unpacks to a line of more than {MAX_LINE} bytes")
+            given += len(lines)
+            if given > count:
+                raise RecordError(f"{where}: unpacks to more than the {count} records that the ledger commits to")
+            yield from (line.removesuffix(b"\r") for line in lines)
+        last = jsonl.split(rest)
+        if last.torn:
+            raise RecordError(f"{where}:{given + 1}: the last line is incomplete")
+        yield from last.lines
+
+    def parsed_records(self, rel: str, lines: Iterable[bytes], torn: bool) -> RecordFile:
         records, leaves, faults = [], [], []
-        for number, line in enumerate(self.bounded(found.lines, rel), 1):
+        for number, line in enumerate(lines, 1):
             try:
                 record = parse(line, f"{rel}:{number}")
                 canonical, leaf = canonical_lines(record)
@@ -323,7 +363,10 @@ class _Loader:
                     faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
             except (CaskError, ValueError) as error:
                 faults.append(str(error))
-        return RecordFile(rel, tuple(records), tuple(leaves), tuple(faults), bool(found.torn))
+            if len(faults) >= MAX_FAULTS:
+                faults.append(f"{rel}: after {MAX_FAULTS} faulty lines the rest was not read")
+                break
+        return RecordFile(rel, tuple(records), tuple(leaves), tuple(faults), torn)
 
     def task(self, name: str) -> Any | None:
         try:
