@@ -39,11 +39,13 @@ def test_the_method_of_the_readme_works_from_its_own_package(tmp_path, monkeypat
 
     method = registry.load("loudest").make("loudest", {"delta": 4, "power": "2", "prompt": "compete"})
     shape = Geometry(2, 4, 2, 8, torch.ones(4, dtype=torch.float64), 1.0, torch.float32)
-    values = torch.randn(2, 1, 2, 10, 8, generator=torch.Generator().manual_seed(1))
+    values = torch.randn(2, 1, 2, 12, 8, generator=torch.Generator().manual_seed(1))
+    values[..., 10:, :] = torch.nan  # padding may hold anything
+    positions = torch.tensor([*range(10), -1, -1]).expand(2, 1, 2, 12)
     one = torch.zeros(1, dtype=torch.int64)
-    entries = Entries(values, values, torch.arange(10).expand(2, 1, 2, 10), one + 3, one + 10, one, one, shape)
+    entries = Entries(values, values, positions, one + 3, one + 10, one, one, shape)
     keep = method.bind(Host(shape)).compress(entries, torch.tensor([4])).keep
-    want = values.norm(dim=-1).topk(4).indices.sort().values
+    want = values[..., :10, :].norm(dim=-1).topk(4).indices.sort().values
     assert torch.equal(keep.nonzero()[:, -1].view(2, 1, 2, 4), want)
 
 

@@ -39,6 +39,10 @@ candidate:
   params: {{delta: 16, mode: per_layer_head, prompt: pinned}}
   tune: {{lambda: ["0.1", "0.25", "0.5", "1.0"]}}
 
+# Several candidates stand under `candidates:` instead, a list of such arms with a `name` each. All of them are run on
+# the dev split; a registered screening can choose there which of them the held-out split is spent on:
+# screening: {{survivors: 2, rule: best_dev_gain, min_gain: "0"}}
+
 # Controls are run and reported but decide nothing: the full cache is the ceiling, random eviction the floor.
 controls:
   - {{name: full, preset: fullkv}}
