@@ -6,6 +6,7 @@ from small_study import BRANCHES, account, answers, choice, ids, protocol, recor
 from cask_eval.canonical import ZERO, digest
 from cask_eval.decide.analysis import analyse
 from cask_eval.errors import RecordError
+from cask_eval.records.model import RegionsRecord
 
 BOOTSTRAP = {"procedure": "paired_bootstrap"}
 
@@ -16,6 +17,10 @@ def run(study, records, n, chosen=None, label="confirmatory"):
 
 def both(cell, baseline, candidate, **rest):
     return [*answers(cell, "baseline", baseline, **rest), *answers(cell, "candidate", candidate, **rest)]
+
+
+def wiped(bins, empty, longest=0):
+    return RegionsRecord(bins=bins, empty=empty, longest=longest)
 
 
 def test_by_hand():
@@ -61,10 +66,39 @@ def test_arm_numbers():
     # 2 heads of 8 bytes. 12 steps grow 11 … 22: mean 33/2, peak 22. 40 steps at b = 16, Δ = 4: mean from the account.
     long, short = account(16, steps=40), account(100, steps=12)
     records = [
-        record("m/b16", "baseline", "p0", True, residency=long, kept_min=16, kept_max=16, output_tokens=41),
-        record("m/b16", "baseline", "p1", True, residency=short, kept_min=15, kept_max=17, output_tokens=13),
+        record(
+            "m/b16",
+            "baseline",
+            "p0",
+            True,
+            residency=long,
+            kept_min=16,
+            kept_max=16,
+            output_tokens=41,
+            regions=wiped(8, 3),
+        ),
+        record(
+            "m/b16",
+            "baseline",
+            "p1",
+            True,
+            residency=short,
+            kept_min=15,
+            kept_max=17,
+            output_tokens=13,
+            regions=wiped(0, 0),
+        ),
         record("m/b16", "baseline", "p2", True, status="failed", residency=None, output_tokens=0),
-        record("m/b16", "baseline", "p3", False, residency=long, status="truncated", output_tokens=41),
+        record(
+            "m/b16",
+            "baseline",
+            "p3",
+            False,
+            residency=long,
+            status="truncated",
+            output_tokens=41,
+            regions=wiped(2, 1, 90),
+        ),
     ]
     arm = run(protocol(), records, 5).arms["m/b16"]["baseline"]
     assert (arm.preset, arm.budget) == ("triattention", 16)
@@ -75,6 +109,18 @@ def test_arm_numbers():
     assert arm.pooled_cache == format(float(pooled), ".9g")
     assert (arm.peak_cache, arm.kept_min, arm.kept_max) == ("22", 15, 17)
     assert (arm.active, arm.mean_output_tokens) == (format(2 / 3, ".9g"), format(95 / 3, ".9g"))
+    assert (arm.wiped_regions, arm.longest_wiped) == ("0.4", 90)  # pooled: (3 + 1) / (8 + 2)
+
+
+def test_without_an_event_nothing_is_said_of_regions():
+    records = [record("m/b16", "baseline", "p0", True, regions=wiped(0, 0)), record("m/b16", "baseline", "p1", True)]
+    arm = run(protocol(), records, 2).arms["m/b16"]["baseline"]
+    assert (arm.wiped_regions, arm.longest_wiped) == ("", None)
+
+
+def test_nothing_wiped_out_is_not_the_same_as_no_event():
+    arm = run(protocol(), [record("m/b16", "baseline", "p0", True, regions=wiped(8, 0))], 1).arms["m/b16"]["baseline"]
+    assert (arm.wiped_regions, arm.longest_wiped) == ("0", 0)
 
 
 def test_missing_and_failed_trials_are_wrong():

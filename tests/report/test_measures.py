@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from report_example import HOSTILE, SMALL, analysis, events, protocol
+from test_report_pages import Page
 
 from cask_eval.errors import RecordError
 from cask_eval.report import format as fmt
-from cask_eval.report.measures import collect
+from cask_eval.report import gather, html, markdown
+from cask_eval.report.measures import NOTE, collect
 
 
 def record(arm, cell="m/b1", phase="heldout", **measures):
@@ -42,3 +45,29 @@ def test_records_that_cannot_be_read_spoil_nothing_else():
         raise RecordError("line 2 is no record")
 
     assert "line 2" in collect(broken(), ["m/b1"], ["a"]).fault
+
+
+def pages(records):
+    data = gather(analysis(), protocol(), events(), records=records)
+    return Page(html.render(data)), markdown.render(data)
+
+
+def test_pages_show_them_as_the_author_s_word():
+    page, plain = pages([record("candidate", cell=f"{SMALL}/b64", overlap="0.51", **{HOSTILE: "2"})])
+    for shown in (NOTE, "overlap", "0.51", fmt.one_line(HOSTILE)):
+        assert shown in page.text and markdown.escape(shown) in plain
+    assert "author's word" in NOTE and not {tag for tag, _ in page.tags} & {"script", "img"}
+
+
+def test_pages_without_any_do_not_mention_them():
+    page, plain = pages([record("candidate", cell=f"{SMALL}/b64")])
+    assert NOTE not in page.text and NOTE not in plain
+
+
+def test_pages_say_why_there_are_none():
+    def broken():
+        raise RecordError("line 2 is no record")
+        yield
+
+    page, plain = pages(broken())
+    assert "line 2 is no record" in page.text and "line 2 is no record" in plain

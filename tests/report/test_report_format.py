@@ -44,6 +44,25 @@ def test_p_value_shows_its_side_of_the_level(text, level, printed):
     assert fmt.p_value(text, level) == printed
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [("0.62", "62.0"), ("", None), ("0", "0.0"), ("0.0004", "0.04"), ("0.0005", "0.1"), ("1", "100.0")],
+)
+def test_a_share_that_is_not_nothing_does_not_print_as_nothing(text, printed):
+    assert fmt.percent(text) == (fmt.DASH if printed is None else f"{printed}\u00a0%")
+
+
+@pytest.mark.parametrize(
+    ("x", "printed"), [(0.0, "0"), (-0.0, "0"), (0.123456, "0.1235"), (-1234.56, "−1235"), (3e-7, "3e−07")]
+)
+def test_numbers_of_unknown_size(x, printed):
+    assert fmt.significant(x) == printed
+
+
+def test_counts():
+    assert (fmt.count(1234), fmt.count(0), fmt.count(None)) == ("1,234", "0", fmt.DASH)
+
+
 def test_relation():
     assert fmt.relation(".0433") == "p = .0433"
     assert fmt.relation("< .0001", "p_adj") == "p_adj < .0001"

@@ -180,6 +180,14 @@ def dev_record_edited(root):
     replace(Workspace(root).records(STUDY, "dev"), b'"prompt_tokens":14', b'"prompt_tokens":15')
 
 
+@attack("V04")
+def regions_edited_in_a_record(root):
+    """Nothing else in a record tells which regions were wiped out; the root over all of it does."""
+    forger = Forger(root)
+    forger.records()[0]["regions"] = {"bins": 8, "empty": 0, "longest": 0}
+    forger.write()
+
+
 @attack("V04", clever=True)
 def records_replaced_after_close(root):
     forger = Forger(root)
@@ -1019,6 +1027,11 @@ def analysis_file_edited(root):
 @attack("V21", clever=True)
 def p_value_forged(root):
     rewritten(root, lambda d: d["cells"][0].update(p_adjusted="0.04"))
+
+
+@attack("V21", clever=True)
+def regions_made_better_in_the_analysis(root):
+    rewritten(root, lambda d: d["arms"]["one/b24"]["candidate"].update(wiped_regions="0", longest_wiped=0))
 
 
 @attack("V21", clever=True)
