@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from typing import TypeVar
 
 from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult
@@ -46,7 +47,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Arm:
+    """One arm in one cell. role: ``baseline``, ``candidate`` or ``control``. mean: the mean cache as a number, for the
+    figure; None where there is none."""
+
     name: str
+    role: str
+    mean: Fraction | None
     preset: str
     params: str
     budget: str
@@ -64,6 +70,10 @@ class Arm:
     failed: int
     missing: int
 
+    @property
+    def lost(self) -> str:
+        return f"{self.truncated} / {self.failed} / {self.missing}"
+
 
 @dataclass(frozen=True)
 class Flip:
@@ -78,8 +88,10 @@ class Flip:
 @dataclass(frozen=True)
 class Cell:
     """One comparison; `name` is its cell, after its candidate where there are several. `p` holds the p-value of every
-    test by name, the registered one first. Differences are percentage points."""
+    test by name, the registered one first. Differences are percentage points. `result` is what is printed, for the
+    figure."""
 
+    result: CellResult
     name: str
     candidate: str
     cell: str
@@ -176,6 +188,11 @@ class Plan:
     screening: Screening | None
     matches: tuple[Match, ...]
 
+    @property
+    def matches_by_cell(self) -> list[tuple[str, list[Match]]]:
+        """The matches lie cell by cell."""
+        return [(cell, list(of_cell)) for cell, of_cell in groupby(self.matches, key=lambda m: m.cell)]
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -213,6 +230,9 @@ class ReportData:
     adjusted_level: str
     ratio_level: str
     screened: str
+    """Who was confirmed, in a line; empty where there was nothing to choose from."""
+    gains: str
+    """The dev gains in a line, for where there is no table of them."""
     cells: tuple[Cell, ...]
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
@@ -227,6 +247,10 @@ class ReportData:
     packages: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
     analysis: AnalysisDocument
+
+    def of_verdict(self, verdict: str) -> tuple[Cell, ...]:
+        """The comparisons whose caches were judged so for a reason."""
+        return tuple(c for c in self.cells if c.verdict == verdict and c.reasons)
 
 
 def gather(
@@ -269,10 +293,14 @@ def gather(
         adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
         ratio_level=fmt.level(first.matched.interval.level) if first else "",
         screened=_screened(analysis, protocol),
+        gains=_gains(analysis, protocol),
         cells=cells,
         groups=_groups(cells, protocol),
         arms=tuple(
-            (fmt.one_line(c.name), tuple(_arm(name, arm) for name, arm in _in_order(analysis.arms[c.name], protocol)))
+            (
+                fmt.one_line(c.name),
+                tuple(_arm(name, arm, protocol) for name, arm in _in_order(analysis.arms[c.name], protocol)),
+            )
             for c in protocol.cells
             if c.name in analysis.arms
         ),
@@ -326,12 +354,16 @@ def _screened(a: AnalysisDocument, protocol: Protocol) -> str:
     """One line on who was confirmed; empty where there was nothing to choose from."""
     if len(protocol.candidates) == 1 and protocol.screening is None:
         return ""
-    left = [s for s in a.screening if s.survived]
-    gains = ", ".join(
+    return f"{sum(s.survived for s in a.screening)} of {len(a.screening)} candidates confirmed"
+
+
+def _gains(a: AnalysisDocument, protocol: Protocol) -> str:
+    if not _screened(a, protocol):
+        return ""
+    return "dev gain in points: " + ", ".join(
         f"{fmt.one_line(s.candidate)} {fmt.points(s.gain) if s.gain else fmt.DASH}{'' if s.survived else ' (out)'}"
         for s in a.screening
     )
-    return f"{len(left)} of {len(a.screening)} candidates confirmed; dev gain in points: {gains}"
 
 
 def _groups(cells: tuple[Cell, ...], protocol: Protocol) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
@@ -359,6 +391,7 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
     share = analysis.family if analysis.correction != "none" else 1
     line = {analysis.procedure: str(fmt.value(analysis.alpha) / max(share, 1))}
     return Cell(
+        result=c,
         name=fmt.one_line(protocol.comparison(c.candidate, c.cell)),
         candidate=fmt.one_line(c.candidate),
         cell=fmt.one_line(c.cell),
@@ -392,9 +425,12 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
     )
 
 
-def _arm(name: str, a: ArmResult) -> Arm:
+def _arm(name: str, a: ArmResult, protocol: Protocol) -> Arm:
+    candidates = {c.name for c in protocol.candidates}
     return Arm(
         name=fmt.one_line(name),
+        role=name if name == "baseline" else "candidate" if name in candidates else "control",
+        mean=fmt.value(a.mean_cache) if a.mean_cache else None,
         preset=fmt.one_line(a.preset),
         params=fmt.params(a.params),
         budget=f"{a.budget:,}",

@@ -1,93 +1,96 @@
-"""The report's two figures, from the analysis document."""
+"""The report's two figures. Both have a row per number under a heading per group, like the
+tables; heights are in inches, so that the rows of a study of any size look alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cask_eval.decide.model import AnalysisDocument, CellResult
+from cask_eval.decide.model import CellResult
 from cask_eval.report import format as fmt
 from cask_eval.report import style
+from cask_eval.report.data import Arm, Cell
+
+_LINE = 0.16  # inches that a line of a label takes
 
 
-def forest(analysis: AnalysisDocument, names: Sequence[str]) -> str:
-    """Each comparison's effect with its interval at the plain level (thick) and at the adjusted level (thin). `names`
-    are the comparisons' printable names, in their order."""
+@dataclass(frozen=True)
+class _Rows:
+    """Where rows and headings stand, in inches from the top. at: of each row, in the order given."""
+
+    labels: list[str]
+    at: list[float]
+    headings: list[tuple[str, float]]
+    height: float
+
+
+def forest(groups: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """Each comparison's effect with its interval at the plain level (thick) and at the adjusted level (thin)."""
     import matplotlib
 
-    cells = analysis.cells
-    labels = [style.wrap(name) for name in names]
+    cells = [cell for _, of_group in groups for cell in of_group]
+    rows = _rows([(name, [c.cell for c in of_group]) for name, of_group in groups], 0.4 if len(cells) <= 8 else 0.25)
     with matplotlib.rc_context(style.RC):
-        fig = style.figure(0.9 + _height(labels, 0.42))
+        fig = style.figure(0.9 + rows.height)
         ax = fig.subplots()
         ax.axvline(0, color=style.MUTED, linewidth=1, zorder=1)
-        for y, cell in enumerate(cells):
-            _effect(ax, y, cell)
-        _rows(ax, labels)
+        for y, cell in zip(rows.at, cells, strict=True):
+            _effect(ax, y, cell.result)
+        _label(fig, ax, rows)
         ax.set_xlabel("candidate minus baseline, percentage points")
         ax.grid(axis="x", zorder=0)
         ax.margins(x=0.04)
-        _right(
-            ax,
-            [
-                f"{fmt.points(c.difference)} pp, {c.outcome.upper() if c.outcome == 'void' else c.outcome}"
-                for c in cells
-            ],
-        )
-        described = "; ".join(
-            f"{name} {fmt.points(c.difference)} points "
-            f"{fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high))}, {c.outcome}"
-            for name, c in zip(names, cells, strict=True)
-        )
+        _right(ax, rows, [f"{c.effect} pp, {c.outcome_word}" for c in cells])
+        described = "; ".join(f"{c.name} {c.effect} points {c.interval}, {c.outcome}" for c in cells)
         return style.svg(fig, "forest", f"Forest plot of the effect of each comparison. {described}.")
 
 
-def caches(analysis: AnalysisDocument) -> str:
-    """Realised mean cache of every arm, per cell."""
+def caches(arms: Sequence[tuple[str, Sequence[Arm]]]) -> str:
+    """Realised mean cache of every arm per cell, with a line where the baseline's lies."""
     import matplotlib
 
-    cells = analysis.arms
-    names = list(dict.fromkeys(name for arms in cells.values() for name in arms))
-    labels = [style.wrap(fmt.one_line(cell)) for cell in cells]
+    rows = _rows([(cell, [arm.name for arm in of_cell]) for cell, of_cell in arms], 0.2)
+    places = iter(rows.at)
     with matplotlib.rc_context(style.RC):
-        fig = style.figure(1.1 + _height(labels, 0.17 * len(names) + 0.16))
+        fig = style.figure(0.7 + rows.height)
         ax = fig.subplots()
-        step = 0.7 / max(len(names), 1)
-        for i, name in enumerate(names):
-            marker = style.ARM_MARKERS[i % len(style.ARM_MARKERS)]
-            colour = style.ARM_COLOURS[min(i, len(style.ARM_COLOURS) - 1)]
-            here = [(y, arms[name]) for y, arms in enumerate(cells.values()) if name in arms and arms[name].mean_cache]
-            x = [float(fmt.value(arm.mean_cache)) for _, arm in here]
-            # Matched arms lie on top of each other, so each gets its own line.
-            ys = [y + (i - (len(names) - 1) / 2) * step for y, _ in here]
-            ax.hlines(ys, 0, x, color=style.RULE, linewidth=1.2, zorder=1)
-            ax.plot(
-                x, ys, linestyle="none", marker=marker, markersize=5, color=colour, label=fmt.one_line(name), zorder=2
-            )
-            for at, y, (_, arm) in zip(x, ys, here, strict=True):
+        widest = 0.0
+        for _, of_cell in arms:
+            at = [next(places) for _ in of_cell]
+            for y, arm in zip(at, of_cell, strict=True):
+                if arm.mean is None:
+                    continue
+                x = float(arm.mean)
+                widest = max(widest, x)
+                marker, colour = style.ARMS[arm.role]
+                ax.hlines(y, 0, x, color=style.RULE, linewidth=1.2, zorder=1)
+                ax.plot(x, y, linestyle="none", marker=marker, markersize=5, color=colour, zorder=3)
+                # On paper's ground, so that the baseline's line does not run through the number.
                 ax.annotate(
-                    fmt.entries(arm.mean_cache),
-                    (at, y),
-                    (6, 0),
+                    arm.mean_cache,
+                    (x, y),
+                    (7, 0),
                     textcoords="offset points",
                     va="center",
                     fontsize=7.5,
                     color=style.MUTED,
+                    bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6},
+                    zorder=2,
                 )
-        _rows(ax, labels)
-        known = [float(fmt.value(a.mean_cache)) for arms in cells.values() for a in arms.values() if a.mean_cache]
-        ax.set_xlim(0, 1.12 * max(known, default=0) or 1)
+                if arm.role == "baseline":
+                    ends = (at[0] - 0.1, at[-1] + 0.1)
+                    ax.vlines(x, *ends, color=style.MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1.5)
+        _label(fig, ax, rows)
+        ax.set_xlim(0, 1.12 * widest or 1)
         ax.set_xlabel("mean resident entries per layer and head")
         ax.grid(axis="x", zorder=0)
-        fig.legend(loc="outside upper left", ncols=4, handletextpad=0.3)
         described = "; ".join(
-            f"{fmt.one_line(cell)}: "
-            + ", ".join(f"{fmt.one_line(n)} {fmt.entries(a.mean_cache)}" for n, a in arms.items())
-            for cell, arms in cells.items()
+            f"{cell}: " + ", ".join(f"{arm.name} {arm.mean_cache}" for arm in of_cell) for cell, of_cell in arms
         )
         return style.svg(fig, "caches", f"Realised mean cache of each arm per cell. {described}.")
 
 
-def _effect(ax, y: int, cell: CellResult) -> None:
+def _effect(ax, y: float, cell: CellResult) -> None:
     colour = style.OUTCOME[cell.outcome]
     void = cell.outcome == "void"
     for interval, width in ((cell.interval_adjusted, 1.0), (cell.interval, 3.2)):
@@ -114,21 +117,45 @@ def _effect(ax, y: int, cell: CellResult) -> None:
     )
 
 
-def _rows(ax, labels: list[str]) -> None:
-    """One row per label, from the top."""
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
+def _rows(groups: Sequence[tuple[str, Sequence[str]]], row: float) -> _Rows:
+    """Rows of at least `row` inches; a name of several lines takes more. A heading without a text takes none."""
+    labels: list[str] = []
+    at: list[float] = []
+    headings: list[tuple[str, float]] = []
+    y = 0.0
+
+    def place(height: float) -> float:
+        nonlocal y
+        y += height
+        return y - height / 2
+
+    for heading, names in groups:
+        if heading:
+            text = style.wrap(heading, 70)
+            y += 0.08 if y else 0.0  # apart from the group before
+            headings.append((text, place(0.12 + _LINE * (text.count("\n") + 1))))
+        for name in names:
+            labels.append(style.wrap(name))
+            at.append(place(max(row, 0.04 + _LINE * (labels[-1].count("\n") + 1))))
+    return _Rows(labels, at, headings, y)
 
 
-def _right(ax, labels: list[str]) -> None:
+def _label(fig, ax, rows: _Rows) -> None:
+    """Row labels beside the axis, headings at the figure's left edge."""
+    from matplotlib.transforms import blended_transform_factory
+
+    ax.set_yticks(rows.at, rows.labels)
+    ax.set_ylim(rows.height, 0)
+    where = blended_transform_factory(fig.transFigure, ax.transData)
+    for text, y in rows.headings:
+        # Out of the layout, or a long heading would push the axis to the right.
+        ax.text(0.005, y, text, transform=where, va="center", fontweight="bold").set_in_layout(False)
+
+
+def _right(ax, rows: _Rows, labels: list[str]) -> None:
     """A column of text at the right edge, level with the rows."""
     twin = ax.twinx()
     twin.set_ylim(ax.get_ylim())
-    twin.set_yticks(range(len(labels)), labels)
+    twin.set_yticks(rows.at, labels)
     twin.tick_params(right=False)
     ax.tick_params(left=False)  # twinx brings the left ticks back
-
-
-def _height(labels: list[str], row: float) -> float:
-    """Inches for all rows; a name of several lines needs room for them."""
-    return len(labels) * max(row, 0.16 * max(label.count("\n") + 1 for label in labels) + 0.1)

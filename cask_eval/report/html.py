@@ -27,9 +27,9 @@ def render(data: ReportData) -> str:
     environment.filters["short"] = fmt.short
     drawn = {}
     if data.cells:
-        drawn["forest"] = Markup(figures.forest(data.analysis, [c.name for c in data.cells]))
+        drawn["forest"] = Markup(figures.forest(data.groups))
     if data.arms:
-        drawn["caches"] = Markup(figures.caches(data.analysis))
+        drawn["caches"] = Markup(figures.caches(data.arms))
     css = Markup(environment.loader.get_source(environment, "report.css")[0])
     return environment.get_template("report.html").render(
         d=data, css=css, note=NOTE, figures={"forest": "", "caches": "", **drawn}

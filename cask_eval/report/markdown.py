@@ -23,7 +23,8 @@ def _lines(d: ReportData) -> Iterator[str]:
     )
     yield from (f"**Hypothesis.** {escape(d.hypothesis)}", "")
     if d.screened:
-        yield from (f"{escape(d.screened)}.", "")
+        tabled = d.plan and d.plan.screening
+        yield from (f"{escape(d.screened if tabled else f'{d.screened}; {d.gains}')}.", "")
     yield from (f"{escape(d.counts)}. Registered test: {escape(d.test)}.", "")
 
     if d.plan and d.plan.screening:
@@ -38,7 +39,9 @@ def _lines(d: ReportData) -> Iterator[str]:
         "## Arms",
         "",
         "Caches in entries per layer and head. Wiped is the share of the 64-token stretches of the history of which an "
-        "event left no entry in a layer and head, longest gap the most tokens in a row of which it left none.",
+        "event left no entry in a layer and head, longest gap the most tokens in a row of which it left none. Active "
+        "is the share of trials that were compressed, by an event or by being stored in fewer bytes. Failed and "
+        "missing trials count as wrong.",
         "",
     )
     yield from table(

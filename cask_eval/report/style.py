@@ -30,9 +30,8 @@ _VARIABLES = {
 }
 OUTCOME = {"positive": POSITIVE, "negative": NEGATIVE, "null": NULL, "void": VOID}
 
-# Arms are told apart by shape first; colour repeats it.
-ARM_MARKERS = ["o", "D", "s", "^", "v", "P", "X"]
-ARM_COLOURS = [MUTED, POSITIVE, INK]
+# What an arm is for → marker and colour; the colour only repeats the shape.
+ARMS = {"baseline": ("o", INK), "candidate": ("D", POSITIVE), "control": ("s", MUTED)}
 
 WIDTH = 8.0  # inches; the page scales it
 RC = {

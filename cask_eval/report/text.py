@@ -20,7 +20,8 @@ def render(data: ReportData) -> Text:
     out = Text()
     out.append(data.decision, style="bold")
     out.append(f"\nbranch {data.branch} · {data.label} · evidence {data.level}, {data.level_text}\n")
-    for line in filter(None, (data.screened, data.counts)):
+    confirmed = f"{data.screened}; {data.gains}" if data.screened else ""
+    for line in filter(None, (confirmed, data.counts)):
         out.append(f"{line}\n", style="dim")
 
     # Aligned by hand: a pipe and a narrow terminal get the same lines.

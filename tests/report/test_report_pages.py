@@ -23,7 +23,7 @@ from report_example import (
     study,
 )
 
-from cask_eval.report import gather, html, markdown, text, write
+from cask_eval.report import figures, gather, html, markdown, text, write
 
 VOID_TAGS = {"meta", "br", "link", "img", "input", "hr", "col", "wbr"}
 
@@ -109,6 +109,8 @@ def test_every_number_is_on_the_page(data, page, source):
                 arm.pooled_cache,
                 arm.peak_cache,
                 arm.kept,
+                arm.wiped,
+                arm.longest,
                 arm.active,
                 arm.output_tokens,
             ):
@@ -315,9 +317,9 @@ class TestSeveralCandidates:
 
     def test_banner(self, data, page):
         assert data.counts == "2 positive, 2 negative, 2 null, 2 void of 8 registered comparisons"
-        assert data.screened == (
-            f"2 of 3 candidates confirmed; dev gain in points: {ONE} +7.0, {TWO} −1.0 (out), {THREE} +0.1"
-        )
+        assert data.screened == "2 of 3 candidates confirmed"
+        assert data.gains == f"dev gain in points: {ONE} +7.0, {TWO} −1.0 (out), {THREE} +0.1"
+        assert f"{data.screened}; {data.gains}" in text.render(data).plain
         assert "Bonferroni over 8 registered comparisons" in data.test
         for shown in (data.counts, data.screened):
             assert shown in page.text and markdown.escape(shown) in markdown.render(data)
@@ -349,13 +351,43 @@ class TestSeveralCandidates:
             f"{name} {c.name}" for name in (ONE, THREE) for c in several_protocol().cells
         ]
         groups = [i for i, (tag, a) in enumerate(page.tags) if tag == "tr" and a.get("class") == "group"]
-        assert len(groups) == 2 + 2 + 4  # results, tests, and the arms of each cell
+        assert len(groups) == 2 + 2 + 4 + 4  # results, tests, and the arms and budgets of each cell
         lines = text.render(data).plain.splitlines()
         assert sum(line.startswith(f"{ONE} {SMALL}") for line in lines) == 2
         assert f"| {ONE} {SMALL}/b64 | positive |" in markdown.render(data)
 
     def test_each_arm_is_shown_once_in_a_cell(self, data):
         assert [[a.name for a in arms] for _, arms in data.arms] == [["baseline", ONE, THREE, "full"]] * 4
+
+    def test_gains_are_said_where_there_is_no_table_of_them(self, data):
+        bare = gather(data.analysis, several_protocol(), [])
+        for out in (Page(html.render(bare)).text, markdown.render(bare).replace("\\", "")):
+            assert f"{bare.screened}; {bare.gains}." in out
+        assert data.gains not in Page(html.render(data)).text
+
+    def test_the_forest_plot_has_the_candidates_as_headings(self, data):
+        drawn = figures.forest(data.groups)
+        rows = [r for r in re.findall(r">([^<>\n]+)</text>", drawn) if r in (ONE, THREE) or r.startswith(SMALL)]
+        cells = [f"{SMALL}/b64", f"{SMALL}/b128"]
+        assert sorted(rows) == sorted([ONE, THREE, *cells, *cells])
+
+    def test_the_forest_plot_names_what_it_draws_whatever_the_order(self, data):
+        """A forged document may mix the candidates; each effect stays with its name."""
+        mixed = data.analysis.model_copy(update={"cells": data.analysis.cells[::-1]})
+        drawn = gather(mixed, several_protocol(), [])
+        for _, cells in drawn.groups:
+            for cell in cells:
+                assert (cell.result.candidate, cell.result.cell) == (cell.candidate, cell.cell)
+        label = re.search('aria-label="([^"]*)"', figures.forest(drawn.groups)).group(1)
+        assert f"{THREE} {SMALL}/b64 +14.0 points" in label and f"{ONE} {LONG}/b64 −8.8 points" in label
+
+    def test_the_cache_plot_has_a_row_for_every_arm_of_every_cell(self, data):
+        drawn = figures.caches(data.arms)
+        shown = re.findall(r">([^<>\n]+)</text>", drawn)
+        assert [shown.count(name) for name in ("baseline", ONE, "full", f"{SMALL}/b64")] == [4, 4, 4, 1]
+        assert [[a.role for a in arms] for _, arms in data.arms] == [
+            ["baseline", "candidate", "candidate", "control"]
+        ] * 4
 
     def test_the_forest_plot_names_candidate_and_cell(self, page):
         forest = next(a["aria-label"] for tag, a in page.tags if tag == "svg")
