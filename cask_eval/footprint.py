@@ -27,6 +27,15 @@ class Packing:
         if self.group < 1 or self.residual < 1 or self.residual % self.group:
             raise ValueError(f"residual is {self.residual}; it must be a multiple of group {self.group}, at least once")
 
+    def fault(self, head_dim: int) -> str | None:
+        """Why vectors of `head_dim` numbers cannot be packed so; None when they can."""
+        vectors = f"vectors of {head_dim} numbers (the model's head_dim) cannot be packed"
+        if head_dim % self.group:
+            return f"{vectors} in groups of {self.group}: group {self.group} does not divide them; use a smaller one"
+        if head_dim * self.bits % 8:
+            return f"{vectors}: they do not fill whole bytes of {self.bits}-bit codes; use another group or more bits"
+        return None
+
     def packed_keys(self, settled: int) -> int:
         """How many of `settled` entries (those that an earlier step has read) have packed keys."""
         return settled - settled % self.residual
@@ -49,12 +58,8 @@ class Footprint:
     fixed_bytes: int = 0
 
     def __post_init__(self):
-        p = self.packing
-        if p and (self.head_dim % p.group or self.head_dim * p.bits % 8):
-            raise ValueError(
-                f"vectors of {self.head_dim} numbers cannot be packed at {p.bits} bits in groups of {p.group}; the "
-                "group must divide them, and they must fill whole bytes"
-            )
+        if self.packing and (fault := self.packing.fault(self.head_dim)):
+            raise ValueError(fault)
 
     @property
     def entry_bytes(self) -> int:

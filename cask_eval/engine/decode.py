@@ -240,21 +240,7 @@ class _Run:
         self.cache.remember(target, capture)
 
         books = [_Running(r, Book(self.schedule, n), n) for r, n in zip(wave, lengths)]
-        g = self.geometry
-        entries = Entries(
-            keys=torch.stack(capture.keys),
-            values=torch.stack(capture.values),
-            positions=capture.positions[None, :, None].expand(g.layers, rows, g.kv_heads, longest),
-            geometry=g,
-            traits=capture.traits,
-            bias=self.needs.bias,
-            **self._about(target, longest),
-        )
-        if self.needs.queries:
-            at, order = capture.query_positions.sort(dim=-1)
-            queries = torch.stack(capture.queries)
-            order = order[None, :, None, :, None].expand_as(queries)
-            entries = replace(entries, queries=queries.gather(3, order), query_positions=at)
+        entries = capture.entries(**self._about(target, longest))
         fires = [self.schedule.compresses_prompt(n) for n in lengths]
         # Those that are compressed at once and those that are not lie in different slots.
         for fire in (True, False):

@@ -125,10 +125,8 @@ class Method:
         traits = needs.traits.values()
         size = geometry.dtype.itemsize
         packing = self.packing()
-        if packing and geometry.head_dim % packing.group:
-            raise MethodError(
-                f"group {packing.group} does not divide the model's head_dim {geometry.head_dim}; use a smaller one"
-            )
+        if packing and (fault := packing.fault(geometry.head_dim)):
+            raise MethodError(fault)
         return Footprint(
             heads=geometry.layers * geometry.kv_heads,
             head_dim=geometry.head_dim,

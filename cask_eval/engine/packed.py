@@ -79,11 +79,8 @@ class PackedStore:
     ) -> None:
         """Raises MethodError when the model's head_dim does not divide into groups and bytes."""
         g, p = geometry, packing
-        if g.head_dim % p.group or g.head_dim * p.bits % 8:
-            raise MethodError(
-                f"a head_dim of {g.head_dim} does not divide into groups of {p.group} and whole bytes of {p.bits}-bit "
-                "codes; use another group or more bits"
-            )
+        if fault := p.fault(g.head_dim):
+            raise MethodError(fault)
         self.packing = p
         blocks, alone = capacity // p.residual, max(0, capacity - p.residual)
 

@@ -151,9 +151,7 @@ class SlotCache:
         keys, values = self.store.read(slots, width)
         queries = at = None
         if self.needs.queries:
-            at, order = self.query_positions[slots].sort(dim=-1)
-            queries = self.queries[:, slots]
-            queries = queries.gather(3, order[None, :, None, :, None].expand_as(queries))
+            queries, at = _oldest_first(self.queries[:, slots], self.query_positions[slots])
         return Entries(
             keys=keys,
             values=values,
@@ -168,10 +166,9 @@ class SlotCache:
 
     def remember(self, slots: Tensor, capture: CaptureCache) -> None:
         """Take over the newest queries of the prompts that were just read."""
-        if w := self.needs.queries:
+        if self.needs.queries:
             self.queries[:, slots] = torch.stack(capture.queries)
             self.query_positions[slots] = capture.query_positions
-            assert capture.query_positions.shape[1] == w
 
     def move(self, source: int, target: int) -> None:
         """Copy slot `source` over slot `target`."""
@@ -284,6 +281,24 @@ class CaptureCache:
         self.query_positions = newest - (newest - slot) % w if w else slot.expand(rows, 0)
         self.query_positions = self.query_positions.clamp_min(-1)
 
+    def entries(self, **about: Tensor) -> Entries:
+        """What the prompts leave, as a method sees it. `about`: the other fields of `Entries`."""
+        g = self.geometry
+        queries = at = None
+        if self.needs.queries:
+            queries, at = _oldest_first(torch.stack(self.queries), self.query_positions)
+        return Entries(
+            keys=torch.stack(self.keys),
+            values=torch.stack(self.values),
+            positions=self.positions[None, :, None].expand(g.layers, -1, g.kv_heads, -1),
+            geometry=g,
+            queries=queries,
+            query_positions=at,
+            traits=self.traits,
+            bias=self.needs.bias,
+            **about,
+        )
+
     def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         if self.needs.queries:
             at = self.query_positions.clamp_min(0)[:, None, :, None]
@@ -320,10 +335,17 @@ def _attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tens
     """Probabilities [B, H, G, q, C] fp32 of query [B, Hq, q, D] over key [B, H, C, D]; `mask` broadcasts to them and is
     bool, or a bias with -inf where nothing is."""
     batch, heads, count, dim = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, count, dim).float()
-    logits = (grouped @ key.float().transpose(-1, -2).unsqueeze(2)) * scaling
+    # Query heads stand along the query axis, so that no key is copied for each of them.
+    grouped = query.reshape(batch, key.shape[1], -1, dim).float()
+    logits = (grouped @ key.float().transpose(-1, -2)).unflatten(2, (-1, count)) * scaling
     logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
     return logits.softmax(-1)
+
+
+def _oldest_first(queries: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries [L, R, Hq, W, D] and their positions [R, W], by position."""
+    at, order = positions.sort(dim=-1)
+    return queries.gather(3, order[None, :, None, :, None].expand_as(queries)), at
 
 
 def _widen(x: Tensor, more: int, value: float) -> Tensor:

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 
-def standardise(scores: Tensor, mask: Tensor) -> Tensor:
-    """z-scores along the last axis over `mask` (population deviation, at least 1e-6), in the dtype of `scores`; 0
-    elsewhere, where `scores` must be 0. Moments are summed in fp64, so that padding does not move them."""
-    count = mask.sum(-1, keepdim=True).clamp_min(1)
-    deviation = (scores - scores.sum(-1, keepdim=True, dtype=torch.float64) / count).masked_fill(~mask, 0)
-    sigma = (deviation.square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-6)
-    return (deviation / sigma).to(scores.dtype)
+def moments(scores: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation, fp64 [..., 1], of `scores` [..., n] along the last axis over `among`. Both are
+    summed in fp64, so that padding does not move them."""
+    count = among.sum(-1, keepdim=True).clamp_min(1)
+    mean = scores.masked_fill(~among, 0).sum(-1, keepdim=True, dtype=torch.float64) / count
+    deviation = (scores - mean).masked_fill(~among, 0)
+    return mean, (deviation.square().sum(-1, keepdim=True) / count).sqrt()
+
+
+def standardise(scores: Tensor, mask: Tensor, among: Tensor | None = None) -> Tensor:
+    """z-scores along the last axis of the entries under `mask`, 0 elsewhere, in the dtype of `scores`. The moments are
+    those of the entries `among` (default: `mask`); the deviation is at least 1e-6."""
+    mean, sigma = moments(scores, mask if among is None else among)
+    return ((scores - mean) / sigma.clamp_min(1e-6)).to(scores.dtype).masked_fill(~mask, 0)

@@ -104,6 +104,13 @@ def null_of(name: str) -> Method | None:
     return small(name, **spelled)
 
 
+def reference_of(null: Method) -> Method:
+    """The method that a null setting must reproduce, with the parameters that both have."""
+    reference = small(null.reference)
+    shared = {k: getattr(null, null.parameters()[k].name) for k in reference.parameters() if k in null.parameters()}
+    return replace(reference, **{reference.parameters()[k].name: v for k, v in shared.items()})
+
+
 def host_of(model, path) -> Host:
     return Host(geometry(model), str(path), encode)
 

@@ -3,7 +3,7 @@ U13)."""
 
 import pytest
 import torch
-from cases import null_of, requests, run, small
+from cases import null_of, reference_of, requests, run, small
 from engine_models import prompts
 
 from cask_eval.engine import registry
@@ -58,16 +58,11 @@ def test_u1_a_budget_beyond_the_length_changes_nothing(each, model, host):
 
 
 def test_u2_the_null_setting_is_the_reference_token_for_token(compressing, model, host):
-    from dataclasses import replace
-
     null = null_of(compressing.name)
     if null is None or null.reference is None:
         pytest.skip("has no null setting")
-    reference = small(null.reference)
-    shared = {k: getattr(null, null.parameters()[k].name) for k in reference.parameters() if k in null.parameters()}
-    reference = replace(reference, **{reference.parameters()[k].name: v for k, v in shared.items()})
     budget = max(compressing.budget, 20)
-    ours, theirs = null.bind(host), reference.bind(host)
+    ours, theirs = null.bind(host), reference_of(null).bind(host)
     a = run(model, wanted(), ours, ours.schedule(budget).split()[0], budget + 14)
     b = run(model, wanted(), theirs, theirs.schedule(budget), budget + 14)
     assert all(o.residency.events for o in b.values())

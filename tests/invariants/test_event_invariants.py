@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import PROMPT, Case, counted, null_of
+from cases import PROMPT, Case, counted, null_of, reference_of
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from method_cases import entries, geometry
@@ -226,16 +226,10 @@ def test_u14_nan_is_an_error_wherever_it_can_matter(compressing, paper):
 
 
 def test_u2_the_null_setting_decides_as_the_reference(compressing, paper):
-    from cases import small
-
     null = null_of(compressing.name)
     if null is None or null.reference is None:
         pytest.skip("has no null setting")
-    reference = small(null.reference)
-    shared = {k for k in reference.parameters() if k in null.parameters()}
-    given = {k: getattr(null, null.parameters()[k].name) for k in shared}
-    reference = replace(reference, **{reference.parameters()[k].name: v for k, v in given.items()})
-    ours, theirs = null.bind(paper), reference.bind(paper)
+    ours, theirs = null.bind(paper), reference_of(null).bind(paper)
     budget = max(compressing.budget, 20)
     assert [replace(s, chains=1) for s in ours.schedule(budget).split()] == theirs.schedule(budget).split() or (
         ours.schedule(budget).trigger == "boundary"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cask_eval.engine.method import Encode
 from cask_eval.errors import MethodError
 from cask_eval.schedule import Schedule
 
@@ -27,16 +27,14 @@ class AtBoundaries:
     latest: int
     delimiters: str
 
-    def schedule(
-        self, budget: int, prompt: str, encode: Callable[[str], list[int]] | None = None, **options
-    ) -> Schedule:
+    def schedule(self, budget: int, prompt: str, encode: Encode | None = None, **options) -> Schedule:
         """Without `encode` the schedule knows no boundaries. Raises MethodError when no delimiter is one token."""
         if self.earliest >= self.latest:
             return Schedule("slack", budget, self.latest, prompt, **options)
         ids = self.boundaries(encode) if encode else ()
         return Schedule("boundary", budget, self.latest, prompt, earliest=self.earliest, boundaries=ids, **options)
 
-    def boundaries(self, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
+    def boundaries(self, encode: Encode) -> tuple[int, ...]:
         """Ids of the delimiters, each as it stands alone and as it follows a letter: some tokenizers put a space before
         a text's first word. Raises MethodError when none is one token."""
         letter, unknown = encode("a"), encode(_UNKNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cask_eval.engine.method import Encode
 from cask_eval.schedule import Schedule
 
 
@@ -14,5 +15,5 @@ class EveryStep:
 
     name: ClassVar[str] = "every_step"
 
-    def schedule(self, budget: int, prompt: str, **options) -> Schedule:
+    def schedule(self, budget: int, prompt: str, encode: Encode | None = None, **options) -> Schedule:
         return Schedule("every_step", budget, 1, prompt, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cask_eval.engine.method import Encode
 from cask_eval.schedule import Schedule
 
 
@@ -16,5 +17,5 @@ class Periodic:
 
     delta: int
 
-    def schedule(self, budget: int, prompt: str, **options) -> Schedule:
+    def schedule(self, budget: int, prompt: str, encode: Encode | None = None, **options) -> Schedule:
         return Schedule("periodic", budget, self.delta, prompt, **options)

@@ -48,7 +48,7 @@ class Scheduled(Method):
         return {"slack": Slack(self.delta), "periodic": Periodic(self.delta), "every_step": EveryStep()}[self.trigger]
 
     def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
-        return self.cadence().schedule(budget, self.prompt)
+        return self.cadence().schedule(budget, self.prompt, encode)
 
     def selector(self) -> Selector:
         return TopK()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from cask_eval.engine.method import Encode, param
-from cask_eval.schedule import Schedule
+from cask_eval.engine.method import param
 from cask_methods.cadences.at_boundaries import AtBoundaries
 from cask_methods.presets.triattention import TriAttention
 
@@ -48,10 +47,3 @@ class TriBoundaries(TriAttention):
 
     def cadence(self) -> AtBoundaries:
         return AtBoundaries(self.earliest, self.delta, self.delimiters)
-
-    def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
-        """Raises MethodError when no delimiter is one token of the model."""
-        schedule = super().schedule(budget, encode)
-        if encode is None or schedule.trigger != "boundary":
-            return schedule
-        return replace(schedule, boundaries=self.cadence().boundaries(encode))

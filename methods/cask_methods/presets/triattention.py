@@ -81,7 +81,7 @@ class TriAttention(Evicting):
 
     def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
         options = {"count_prompt": self.count_prompt, "overflow": self.overflow}
-        return self.cadence().schedule(budget, self.prompt, **options)
+        return self.cadence().schedule(budget, self.prompt, encode, **options)
 
     def scorer(self) -> Scorer:
         return TriAttentionScorer(

@@ -36,8 +36,8 @@ class Groups:
         width = int(member.sum(-1).max()) if len(into) else 0
         if not width:
             return None
-        members, real = _first(member, width)
-        reps, exists = _first(stands, int(stands.sum(-1).max()))
+        members, real = numbers(member, width)
+        reps, exists = numbers(stands, int(stands.sum(-1).max()))
         number = (stands.long().cumsum(-1) - 1).gather(-1, safe.gather(-1, members))
         return cls(members, real, torch.where(real, number, -1), reps, exists, stands)
 
@@ -63,8 +63,9 @@ class Groups:
         return x.scatter(3, at, new)
 
 
-def _first(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    at = torch.sort(~mask, dim=-1, stable=True).indices[:, :width]
+def numbers(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The entries under `mask` [..., n] as numbers [..., width], ascending, and which of those there are."""
+    at = torch.sort(~mask, dim=-1, stable=True).indices[..., :width]
     return at, mask.gather(-1, at)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cask_eval.engine.contract import Entries, Needs, Selection, Trait
+from cask_methods.representations.groups import numbers
 
 _CHUNK_ELEMENTS = 1 << 26
 _STEPS = 1 << 20
@@ -71,8 +72,8 @@ class MergeOnEvict:
     def _layers(self, e: Entries, keep: Tensor, gone: Tensor, kept: int, lost: int, part: slice) -> tuple[Tensor, ...]:
         """Values and weights of some layers; the number of merged entries and the sum of their cosines, [l, R, H]."""
         keys, values, weight = e.keys[part], e.values[part], e.traits["weight"][part]
-        stay, stays = _first(keep[part], kept)
-        go, goes = _first(gone[part], lost)
+        stay, stays = numbers(keep[part], kept)
+        go, goes = numbers(gone[part], lost)
         cosine = _unit(keys, go, goes) @ _unit(keys, stay, stays).transpose(-1, -2)
         # In steps of 2^-20 rounding does not decide between keys that are alike.
         cosine = ((cosine * _STEPS).round() / _STEPS).masked_fill(~stays.unsqueeze(-2), -torch.inf)
@@ -99,12 +100,6 @@ class MergeOnEvict:
         values = values.scatter(3, at, new)
         weight = weight.scatter(-1, stay, total.to(weight.dtype))
         return values, weight, merges.sum(-1), torch.where(merges, best, 0).sum(-1)
-
-
-def _first(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The entries under `mask` [..., n] as numbers [..., width], and which of those there are."""
-    at = torch.sort(~mask, dim=-1, stable=True).indices[..., :width]
-    return at, mask.gather(-1, at)
 
 
 def _rows(x: Tensor, at: Tensor, real: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cask_eval.engine.contract import Entries, Host
 from cask_eval.errors import MethodError
 from cask_methods.scorers.triattention import TriAttentionScorer
+from cask_methods.standardise import standardise
 
 _CHUNK_ELEMENTS = 1 << 27
 
@@ -57,17 +58,7 @@ class Staged:
             newest = index >= candidates.sum(-1, keepdim=True) - self.recent
             older = generated & ~newest
             older = torch.where(older.any(-1, keepdim=True), older, generated)
-            scores = _z(scores, prompt, prompt) + _z(scores, older, generated)
+            prompt, generated, older = (mask.unsqueeze(-2) for mask in (prompt, generated, older))
+            scores = standardise(scores, prompt) + standardise(scores, generated, older)
         shared = candidates.all(0, keepdim=True).all(2, keepdim=True)
         return scores.amax((0, 2, 3)).unsqueeze(0).unsqueeze(2).masked_fill(~shared, 0)
-
-
-def _z(scores: Tensor, among: Tensor, of: Tensor) -> Tensor:
-    """Scores [L, R, H, G, n] of the entries `of` [L, R, H, n] as z-scores by the moments of those `among`; 0 elsewhere.
-    Moments are summed in fp64, so that padding does not move them; the deviation is at least 1e-6."""
-    among, of = among.unsqueeze(-2), of.unsqueeze(-2)
-    count = among.sum(-1, keepdim=True).clamp_min(1)
-    mean = scores.masked_fill(~among, 0).sum(-1, keepdim=True, dtype=torch.float64) / count
-    deviation = scores - mean
-    sigma = (deviation.masked_fill(~among, 0).square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-6)
-    return (deviation / sigma).to(scores.dtype).masked_fill(~of, 0)

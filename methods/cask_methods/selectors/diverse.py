@@ -26,7 +26,6 @@ from cask_methods.selectors.top_k import TopK
 __all__ = ["PENALTIES", "SPACES", "TAUS", "Diverse", "greedy", "spread", "unit_vectors"]
 
 PENALTIES = ("max", "mean", "sum")
-PATHS = ("auto", "gram", "incremental", "lazy")
 
 _LAZY_BLOCK = 16
 _LAZY_ENTRIES = 512

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cask_eval.engine.contract import Entries
 from cask_methods.selectors.top_k import highest
+from cask_methods.standardise import moments
 
 SPACES = ("values", "values_centred", "keys")
 TAUS = ("std", "1", "range")
@@ -95,17 +96,14 @@ def rows_of(
 
 def spread(scores: Tensor, candidates: Tensor, tau: str) -> Tensor:
     """τ per row, [..., 1] in the dtype of `scores`: population deviation (``std``) or ``range`` over the candidates,
-    or 1. Moments are summed in fp64, so that padding does not move them."""
+    or 1."""
     if tau == "1":
         return scores.new_ones(*scores.shape[:-1], 1)
     if tau == "range":
         top = scores.masked_fill(~candidates, -torch.inf).amax(-1, keepdim=True)
         low = scores.masked_fill(~candidates, torch.inf).amin(-1, keepdim=True)
         return (top - low).masked_fill(~candidates.any(-1, keepdim=True), 0)
-    count = candidates.sum(-1, keepdim=True).clamp_min(1)
-    mean = scores.masked_fill(~candidates, 0).sum(-1, keepdim=True, dtype=torch.float64) / count
-    deviation = (scores - mean).masked_fill(~candidates, 0)
-    return (deviation.square().sum(-1, keepdim=True) / count).sqrt().to(scores.dtype)
+    return moments(scores, candidates)[1].to(scores.dtype)
 
 
 def unit_vectors(
