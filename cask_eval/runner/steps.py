@@ -95,24 +95,20 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
     stand in the dev records under a name of their own (`step_config`), so that an interrupted search runs no trial
     twice and a reviewer can follow it; those of the last one stand under the configuration's name too."""
 
-    def own(config: str) -> list[Record]:
-        return [r for r in store.read() if (r.cell, r.arm, r.config) == (draft.cell.name, draft.arm, config)]
+    ran: dict[int, list[Record]] = {}
 
     def evaluate(choice: ArmChoice) -> list[Record]:
-        config = step_config(draft.config, choice.schedule.budget)
-        bench.run(
-            replace(draft, config=config, choice=choice),
-            store.done,
-            store.append,
-            lambda _, tokens: watch.advance(0, tokens),
-        )
-        return own(config)
+        budget = choice.schedule.budget
+        step = replace(draft, config=step_config(draft.config, budget), choice=choice)
+        bench.run(step, store.done, store.append, lambda _, tokens: watch.advance(0, tokens))
+        own = (draft.cell.name, draft.arm, step.config)
+        ran[budget] = [r for r in store.read() if (r.cell, r.arm, r.config) == own]
+        return ran[budget]
 
     choice = tuning.searched(draft.cell, ground, draft.choice, evaluate)
     if choice.searched:
         done = store.done
-        ended = own(step_config(draft.config, choice.schedule.budget))
-        last = [r.model_copy(update={"config": draft.config}) for r in ended]
+        last = [r.model_copy(update={"config": draft.config}) for r in ran[choice.schedule.budget]]
         new = [r for r in last if r.key not in done]
         store.append(new)
         watch.advance(len(new), 0)
