@@ -103,8 +103,10 @@ class Schedule:
         return self.budget + prompt_tokens if self.prompt == "outside" else self.budget
 
     def compresses_prompt(self, prompt_tokens: int) -> bool:
-        """Whether an event follows the prompt at once."""
-        return self.prompt == "compete" and self.fires(prompt_tokens, prompt_tokens, prompt_tokens, prompt_tokens)
+        """Whether an event follows the prompt at once. ``periodic`` does not wait for its period here: the prompt was
+        read as one step (methods.md §1.2)."""
+        position = 0 if self.trigger == "periodic" else prompt_tokens
+        return self.prompt == "compete" and self.fires(prompt_tokens, prompt_tokens, prompt_tokens, position)
 
     def fires(self, resident: int, prefix: int, prompt_tokens: int, position: int, at_boundary: bool = False) -> bool:
         """Whether an event follows the forward that left `resident` entries per head after `position` tokens."""

@@ -238,7 +238,8 @@ def plain(schedule, prompt, steps, tokens):
         return due and n > target
 
     n, reads, events = prompt, [], []
-    if schedule.prompt == "compete" and fires(n, prompt, None):
+    # The prompt is one step: it does not wait for a period.
+    if schedule.prompt == "compete" and fires(n, 0 if schedule.trigger == "periodic" else prompt, None):
         events.append((0, n, target))
         n = target
     for step in range(1, steps + 1):
@@ -268,6 +269,14 @@ def plain_schedules(draw):
 
 # Drawn by a generator of their own: lists of 120 numbers would take most of the time.
 ANY_TOKENS = st.integers(0, 9999).map(lambda seed: random.Random(seed).choices(range(4), k=120))
+
+
+@pytest.mark.parametrize("trigger", ["periodic", "every_step"])
+@pytest.mark.parametrize("prompt, at_once", [(100, False), (101, True), (127, True), (1000, True)])
+def test_a_prompt_that_competes_is_compressed_at_once(trigger, prompt, at_once):
+    schedule = Schedule(trigger, 100, 128, "compete")
+    assert schedule.compresses_prompt(prompt) == at_once
+    assert schedule.capacity(prompt, 2) == (101 if at_once else prompt + 1)
 
 
 @given(plain_schedules(), st.integers(1, 60), st.integers(0, 120), ANY_TOKENS)

@@ -131,10 +131,15 @@ def generate(
     poll = poll or (1 if run.device.type == "cpu" else 8)
     since = 0
     while run.active or run.pending:
-        run.admit()
-        if run.active and not run.any_at_limit():
-            run.step()
-            since += 1
+        try:
+            run.admit()
+            if run.active and not run.any_at_limit():
+                run.step()
+                since += 1
+        except Exception:
+            # Sequences that stopped since the last look are done, whatever befell another, or themselves as they ran on.
+            yield from run.collect()
+            raise
         if since >= poll or run.any_at_limit():
             yield from run.collect()
             since = 0

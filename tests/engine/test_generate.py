@@ -112,6 +112,26 @@ def test_nan_scores_raise(model):
         run(model, requests(2), broken, 8, Sampling(30))
 
 
+def test_what_befalls_a_stopped_sequence_is_not_its_fault(model):
+    """Between two looks a stopped sequence runs on, into events of its own."""
+    policy = bound(model, "recency", trigger="every_step")
+    free = run(model, requests(1), policy, 8, Sampling(30))[0].output_ids
+    stop = free[5]
+    cut = free.index(stop) + 1
+
+    class Breaks:
+        def score(self, entries, candidates):
+            if entries.length.max() > entries.prompt_tokens.max() + cut:
+                raise RuntimeError("ran on")
+            return policy.scorer.score(entries, candidates)
+
+    broken = replace(policy, scorer=Breaks())
+    outcomes = generate(model, requests(1), broken, policy.schedule(8), Sampling(30, stop_ids=(stop,)), poll=20)
+    assert next(outcomes).output_ids == free[:cut]
+    with pytest.raises(RuntimeError, match="ran on"):
+        next(outcomes)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_broken_logits_raise(value, temperature):
