@@ -6,8 +6,8 @@ G query heads per KV head, Hq = H·G query heads, W remembered queries, F = D/2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -77,10 +77,15 @@ class Needs:
     bias: str = ""
 
     def __or__(self, other: Needs) -> Needs:
-        """Both. Raises MethodError when they disagree on a trait or on the bias."""
-        clash = [k for k in self.traits.keys() & other.traits.keys() if self.traits[k] != other.traits[k]]
-        if clash or (self.bias and other.bias and self.bias != other.bias):
-            raise MethodError(f"two parts of the method ask for different traits called {', '.join(clash) or 'bias'}")
+        """Both. Raises MethodError when they disagree on the bias, or ask for a trait of one name without meaning it:
+        parts that share a trait share the `Trait` object."""
+        if clash := [k for k in self.traits.keys() & other.traits.keys() if self.traits[k] is not other.traits[k]]:
+            raise MethodError(
+                f"two parts of the method ask for a trait called {', '.join(sorted(clash))}; give each its own name, "
+                "or declare one Trait that both import"
+            )
+        if self.bias and other.bias and self.bias != other.bias:
+            raise MethodError(f"two parts of the method bias the attention, by {self.bias} and by {other.bias}")
         return Needs(max(self.queries, other.queries), {**self.traits, **other.traits}, self.bias or other.bias)
 
 
@@ -92,7 +97,8 @@ class Entries:
     logical positions, ascending along n, then -1 where a shorter sequence or head has no entry. prompt_tokens,
     length, seeds, events: [R] int64: prompt length, tokens processed so far (the next logical position), the
     trial's random key, and how many events the trial has had. prefix, prefix_kept: [R] int64, how many leading
-    entries the schedule counts as prompt before the event, and how many of those it leaves.
+    entries the schedule counts as prompt before the event, and how many of those it leaves. target: [R] int64, how
+    many entries the event leaves per head; set by `Policy.compress`.
 
     queries: [L, R, Hq, W, D], the newest queries rotated at query_positions [R, W] int64, oldest first, -1 (at the
     front) where there were fewer; None unless a part needs them. traits: name → [L, R, H, n], or [1, R, 1, n] for a
@@ -115,6 +121,7 @@ class Entries:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: Tensor | None = None
     bias: str = ""
+    target: Tensor | None = None
 
     @property
     def resident(self) -> Tensor:
@@ -162,7 +169,8 @@ class Scorer(Protocol):
 
 
 class Observer(Protocol):
-    """A scorer or selector that follows every attention read, for what cannot be computed at events alone."""
+    """A scorer or selector that follows every attention read, for what cannot be computed at events alone. The engine
+    tells the method's own parts; a part that holds an observer must be one, and pass on what it sees."""
 
     def observe(self, layer: int, attention: Tensor, traits: Mapping[str, Tensor], positions: Tensor) -> None:
         """Update `traits` (name → [B, H, C], views of the cache's storage) in place from `attention`
@@ -218,6 +226,16 @@ def needs_of(*parts: Any) -> Needs:
     for part in parts:
         total = total | getattr(part, "needs", Needs())
     return total
+
+
+def inner(part: Any) -> Iterator[Any]:
+    """The parts that a part is made of, at any depth: dataclasses in the fields of dataclasses."""
+    if is_dataclass(part):
+        for f in fields(part):
+            value = getattr(part, f.name)
+            if is_dataclass(value) and not isinstance(value, type):
+                yield value
+                yield from inner(value)
 
 
 def bound(part: Any, host: Host) -> Any:

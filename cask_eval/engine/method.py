@@ -28,6 +28,7 @@ from cask_eval.engine.contract import (
     Scorer,
     Selector,
     bound,
+    inner,
     needs_of,
 )
 from cask_eval.errors import MethodError
@@ -174,7 +175,14 @@ class Method:
         raise MethodError(f"{cls.__name__} needs no calibration statistics")
 
     def bind(self, host: Host) -> Policy:
-        """The method on one model. Raises MethodError when a part cannot work there."""
+        """The method on one model. Raises MethodError when a part cannot work there, or hides an observer."""
+        for part in self.parts():
+            for hidden in inner(part):
+                if hasattr(hidden, "observe") and not hasattr(part, "observe"):
+                    raise MethodError(
+                        f"{type(hidden).__name__} follows every attention read, but {type(part).__name__}, which holds "
+                        "it, has no `observe` to pass that on"
+                    )
         return Policy(self, host, *(bound(part, host) for part in self.parts()))
 
 
@@ -207,7 +215,7 @@ class Policy:
     def compress(self, entries: Entries, target: Tensor) -> Compressed:
         """One event: on average over layers and heads exactly `target` [R] entries stay.
         Raises FloatingPointError on NaN scores, MethodError when a part breaks its contract."""
-        resident = entries.resident
+        entries, resident = replace(entries, target=target), entries.resident
         protected = self.method.protected(entries, target) & resident
         scores = self.scorer.score(entries, resident & ~protected).float()
         if torch.isnan(scores).any():

@@ -295,18 +295,29 @@ def test_anchors_are_a_rounded_linspace(prefix, data, coverage):
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("aggregation", ["mean", "max"])
-def test_staged_scores_equal_the_formula(normalise, aggregation):
-    """S_hj by loops from un-rotated keys, standardised within a stage, then the maximum over all heads."""
+@pytest.mark.parametrize("budget, count_prompt", [(10, True), (5, True), (7, False), (9, False), (14, False)])
+def test_staged_scores_equal_the_formula(normalise, aggregation, budget, count_prompt):
+    """S_hj by loops from un-rotated keys, standardised within a stage, then the maximum over all heads. Where the
+    prompt leaves too little room for the newest, fewer of them stand aside, as the schedule counts them."""
     geo = geometry(layers=2, kv_heads=2, groups=2, head_dim=4, scaling=1.3)
-    # The third sequence has generated fewer than are left alone.
-    e = replace(entries(geo, (14, 9, 6), (5, 9, 1)), prefix=torch.tensor([5, 4, 4]))
     stats, recent = statistics(geo, dtype=torch.float64), 3
+    # The third sequence has generated fewer than are left alone.
+    lengths, prefixes = (14, 9, 6, 13), (5, 4, 4, 7)
+    schedule = Schedule("slack", budget, 1, "two_stage", count_prompt=count_prompt, recent=recent)
+    done = [schedule.event(n, p, p) for n, p in zip(lengths, prefixes, strict=True)]
+    e = replace(
+        entries(geo, lengths, (5, 9, 1, 7)),
+        prefix=torch.tensor(prefixes),
+        prefix_kept=torch.tensor([d.prefix for d in done]),
+        target=torch.tensor([d.resident for d in done]),
+    )
     scorer = Staged(TriAttentionScorer("global", normalise, aggregation, statistics=stats), recent)
     got = scorer.score(e, e.resident)
-    assert got.shape == (1, 3, 1, 14)
-    for r, n in enumerate((14, 9, 6)):
-        prefix, best = int(e.prefix[r]), [-math.inf] * n
-        older = range(prefix, n - recent) if n - recent > prefix else range(prefix, n)
+    assert got.shape == (1, 4, 1, 14)
+    for r, n in enumerate(lengths):
+        prefix, best = prefixes[r], [-math.inf] * n
+        newest = schedule.newest(done[r].prefix + n - prefix, done[r].prefix)
+        older = range(prefix, n - newest) if n - newest > prefix else range(prefix, n)
         for layer in range(2):
             for head in range(4):
                 centre = torch.complex(stats.c_re[layer, head], stats.c_im[layer, head])
@@ -333,8 +344,10 @@ def test_staged_scores_equal_the_formula(normalise, aggregation):
 
 def test_votes_and_scores_are_of_the_same_heads():
     geo = geometry()
-    e, stats = entries(geo), statistics(geo)
+    e, stats = replace(entries(geo), target=torch.tensor([12, 9, 6])), statistics(geo)
     scorer = Staged(TriAttentionScorer("global", False, statistics=stats))
+    with pytest.raises(MethodError, match="prompt 'two_stage'"):
+        scorer.score(replace(e, prefix=None), e.resident)
     heads = scorer.heads(e, e.resident)
     assert heads.shape == (3, 3, 2, 2, 20)
     assert torch.equal(heads.amax((0, 2, 3))[None, :, None], scorer.score(e, e.resident))

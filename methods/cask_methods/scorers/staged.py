@@ -11,6 +11,7 @@ from torch import Tensor
 from cask_eval.engine.contract import Entries, Host
 from cask_eval.errors import MethodError
 from cask_methods.scorers.triattention import TriAttentionScorer
+from cask_methods.selectors.two_stage import Plan
 from cask_methods.standardise import standardise
 
 _CHUNK_ELEMENTS = 1 << 27
@@ -21,8 +22,9 @@ class Staged:
     """s_j = max over all layers and query heads of TriAttention's score (cask.md §1.1), one score for all of them.
 
     With `base.normalise`, a query head's score is a z-score among the entries that compete in the same stage: the
-    entries counted as prompt (`Entries.prefix`) among themselves, the generated ones among those that are not the
-    newest `recent` (among all generated ones where there are no others).
+    entries counted as prompt (`Entries.prefix`) among themselves, the generated ones among those that stage two does
+    not leave alone as the newest (among all generated ones where there are no others). That is `recent` of them, or
+    fewer where the prompt leaves too little room (§1.4).
     """
 
     name: ClassVar[str] = "triattention_staged"
@@ -36,7 +38,7 @@ class Staged:
 
     def score(self, entries: Entries, candidates: Tensor) -> Tensor:
         """[1, R, 1, n] fp32. Raises MethodError before `bind` and under a schedule without a prefix."""
-        if entries.prefix is None:
+        if entries.prefix is None or entries.prefix_kept is None or entries.target is None:
             raise MethodError("scores in stages need a schedule with prompt 'two_stage'")
         rows, n = candidates.shape[1], candidates.shape[-1]
         step = max(1, _CHUNK_ELEMENTS // (entries.geometry.layers * entries.geometry.query_heads * n))
@@ -55,8 +57,9 @@ class Staged:
             index = torch.arange(candidates.shape[-1], device=candidates.device)
             prompt = candidates & (index < entries.prefix.view(1, -1, 1, 1))
             generated = candidates & ~prompt
-            newest = index >= candidates.sum(-1, keepdim=True) - self.recent
-            older = generated & ~newest
+            count = candidates[0, :, 0].sum(-1)
+            plan = Plan.of(count, entries.prefix, entries.prefix_kept, entries.target, self.recent)
+            older = generated & (index < (plan.prefix + plan.pool).view(1, -1, 1, 1))
             older = torch.where(older.any(-1, keepdim=True), older, generated)
             prompt, generated, older = (mask.unsqueeze(-2) for mask in (prompt, generated, older))
             scores = standardise(scores, prompt) + standardise(scores, generated, older)
