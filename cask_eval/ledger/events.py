@@ -1,6 +1,7 @@
 """The ledger's events and what each commits to. Data only.
 
-Life of a study: register → dev_run → select → consume → records (one per session) → close → analysis.
+Life of a study: register → dev_run → select → consume → records (one per session) → close → analysis; an anchor may
+follow any of them.
 """
 
 from __future__ import annotations
@@ -214,6 +215,18 @@ class Analysis(Strict):
     decision: str
 
 
+class Anchor(Strict):
+    """A third party's word on when an earlier event of the study existed: `token` is an RFC 3161 TimeStampToken (DER in
+    base64) whose message imprint is that event's `hash`. `gen_time` and `tsa` repeat what the token says, for readers;
+    `cask_eval.anchor` compares them."""
+
+    seq: Natural
+    hash: Digest
+    tsa: Annotated[str, Field(min_length=1, max_length=1000)]
+    gen_time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=88_000)]
+
+
 PAYLOADS: dict[str, type[Strict]] = {
     "register": Register,
     "dev_run": DevRun,
@@ -222,6 +235,7 @@ PAYLOADS: dict[str, type[Strict]] = {
     "records": Records,
     "close": Close,
     "analysis": Analysis,
+    "anchor": Anchor,
 }
 
 

@@ -14,6 +14,7 @@ from cask_eval.errors import CaskError, ConsumedError, StateError
 from cask_eval.ledger.events import (
     PAYLOADS,
     Analysis,
+    Anchor,
     Close,
     Consume,
     DevRun,
@@ -38,21 +39,24 @@ class StudyState:
     sessions: tuple[tuple[Event, Records], ...] = ()
     close: tuple[Event, Close] | None = None
     analysis: tuple[Event, Analysis] | None = None
+    anchors: tuple[tuple[Event, Anchor], ...] = ()
 
     @classmethod
     def of(cls, events: Iterable[Event], study: str) -> StudyState:
         """The state of `study` after `events`; events of other studies are passed over."""
         found: dict[str, Any] = {}
-        sessions = []
+        sessions, anchors = [], []
         for event in events:
             if event.study != study or event.event not in PAYLOADS:
                 continue
             pair = (event, PAYLOADS[event.event].model_validate(event.payload))
             if event.event == "records":
                 sessions.append(pair)
+            elif event.event == "anchor":
+                anchors.append(pair)
             else:
                 found.setdefault(event.event, pair)
-        return cls(study, sessions=tuple(sessions), **found)
+        return cls(study, sessions=tuple(sessions), anchors=tuple(anchors), **found)
 
     @property
     def name(self) -> str:
