@@ -54,7 +54,7 @@ def test_an_unknown_word_is_no_boundary():
 
 
 @pytest.mark.parametrize("params", [{}, {"prompt": "outside"}, {"count_prompt": False}, {"overflow": "first"}])
-@pytest.mark.parametrize("delta, earliest", [(128, 128), (4, 4), (4, 128)])
+@pytest.mark.parametrize("delta, earliest", [(256, 0), (128, 0), (16, 0), (1, 0), (128, 128), (4, 4)])
 @pytest.mark.parametrize("encode", [None, words])
 def test_the_null_setting_is_triattentions_schedule(params, delta, earliest, encode):
     ours = TriBoundaries.make("tri_boundaries", {**params, "delta": delta, "earliest": earliest})
@@ -64,9 +64,20 @@ def test_the_null_setting_is_triattentions_schedule(params, delta, earliest, enc
     assert AtBoundaries(earliest, delta, "\n").schedule(64, "pinned") == Slack(delta).schedule(64, "pinned")
 
 
-def test_the_null_of_the_preset_is_its_delta():
-    cls = TriBoundaries
-    assert cls.parameters()["earliest"].metadata["null"] == cls().delta
+@pytest.mark.parametrize("delta", [16, 128, 256])
+def test_the_documented_null_is_the_reference_at_every_delta(delta):
+    null = TriBoundaries.parameters()["earliest"].metadata["null"]
+    ours = TriBoundaries.make("tri_boundaries", {"delta": delta, "earliest": null})
+    assert ours.schedule(64, words) == TriAttention(delta=delta).schedule(64, words)
+
+
+def test_a_boundary_later_than_the_latest_step_is_refused():
+    with pytest.raises(MethodError, match="tri_boundaries: parameter earliest is 17; .* at most delta, which is 16"):
+        TriBoundaries.make("tri_boundaries", {"delta": 16, "earliest": 17})
+    with pytest.raises(MethodError, match="earliest is 64"):  # the default
+        TriBoundaries.make("tri_boundaries", {"delta": 16})
+    with pytest.raises(ValueError, match="earliest is 17"):
+        AtBoundaries(17, 16, ".").schedule(64, "pinned")
 
 
 def test_the_schedule_carries_what_the_reference_has():
@@ -111,7 +122,9 @@ def test_an_event_is_triattentions_own(tmp_path):
     assert TriBoundaries().bind(host).schedule(64).boundaries == (5, 6, 7)
 
 
-@pytest.mark.parametrize("params, says", [({"trigger": "periodic"}, "use one of slack"), ({"earliest": 0}, "at least")])
+@pytest.mark.parametrize(
+    "params, says", [({"trigger": "periodic"}, "use one of slack"), ({"earliest": -1}, "at least")]
+)
 def test_parameters_are_checked(params, says):
     with pytest.raises(MethodError, match=says):
         TriBoundaries.make("tri_boundaries", params)

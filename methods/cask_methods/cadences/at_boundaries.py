@@ -16,9 +16,10 @@ _UNKNOWN = "\ue000"
 @dataclass(frozen=True)
 class AtBoundaries:
     """Fires at the first delimiter once b + earliest entries are resident, and at b + latest at the latest (R-KV's
-    newline mode, https://arxiv.org/abs/2505.24133, generalised). From earliest = latest on it is the slack trigger.
+    newline mode, https://arxiv.org/abs/2505.24133, generalised). With earliest = latest it is the slack trigger.
 
-    delimiters: texts, separated by ``|``; those that are one token of the model's vocabulary end a step.
+    earliest: from 1 to `latest`, or 0 for `latest`. delimiters: texts, separated by ``|``; those that are one token of
+    the model's vocabulary end a step.
     """
 
     name: ClassVar[str] = "at_boundaries"
@@ -28,8 +29,9 @@ class AtBoundaries:
     delimiters: str
 
     def schedule(self, budget: int, prompt: str, encode: Encode | None = None, **options) -> Schedule:
-        """Without `encode` the schedule knows no boundaries. Raises MethodError when no delimiter is one token."""
-        if self.earliest >= self.latest:
+        """Without `encode` the schedule knows no boundaries. Raises MethodError when no delimiter is one token,
+        ValueError when earliest is greater than latest."""
+        if self.earliest in (0, self.latest):
             return Schedule("slack", budget, self.latest, prompt, **options)
         ids = self.boundaries(encode) if encode else ()
         return Schedule("boundary", budget, self.latest, prompt, earliest=self.earliest, boundaries=ids, **options)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cask_eval.engine.method import param
+from cask_eval.errors import MethodError
 from cask_methods.cadences.at_boundaries import AtBoundaries
 from cask_methods.presets.triattention import TriAttention
 
@@ -34,16 +35,25 @@ class TriBoundaries(TriAttention):
     )
     earliest: int = param(
         64,
-        "Steps after an event before a delimiter may fire the next; from delta on, events are forced anyway.",
+        "Steps after an event before a delimiter may fire the next, at most delta; 0 is delta, where events are forced "
+        "anyway.",
         source="ours: half of delta",
-        low=1,
-        null=128,
+        low=0,
+        null=0,
     )
     delimiters: str = param(
         "\n|\n\n|.\n|.\n\n",
         "Texts that end a step, separated by |.",
         source="R-KV's newlines, and those that close a sentence",
     )
+
+    def validate(self, preset: str) -> None:
+        super().validate(preset)
+        if self.earliest > self.delta:
+            raise MethodError(
+                f"{preset}: parameter earliest is {self.earliest}; it must be at most delta, which is {self.delta}. "
+                "Lower it, or set it to 0, which is delta, so that no delimiter fires an event"
+            )
 
     def cadence(self) -> AtBoundaries:
         return AtBoundaries(self.earliest, self.delta, self.delimiters)
