@@ -27,7 +27,7 @@ class Scheduled(Method):
     """A length-driven cadence, and protection for the prompt and the first entries. Top-k, uniform budgets and plain
     eviction, unless a preset says otherwise."""
 
-    delta: int = param(128, "Steps between events.", source=_UPSTREAM, low=1)
+    delta: int = param(128, "Steps between events; trigger every_step takes no notice of it.", source=_UPSTREAM, low=1)
     trigger: str = param(
         "slack",
         "slack: fire at target + delta; periodic: above target when the logical length is "

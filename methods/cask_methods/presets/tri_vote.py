@@ -25,7 +25,8 @@ class TriVote(TriAttention):
     reference: ClassVar[str | None] = "triattention"
     mechanism: ClassVar[str] = "M5"
     deviations: ClassVar[tuple[str, ...]] = (
-        "budget and delta are both split over the chains, so that the sum of their caches is that of one chain",
+        "budget and delta are both split over the chains, so that the sum of their caches is that of one chain; with "
+        "trigger every_step only the budget is, and each chain reads one entry more than its share",
         "with greedy decoding all chains are alike, which makes the vote pointless: use a temperature above 0",
         *TriAttention.deviations,
     )
@@ -36,8 +37,13 @@ class TriVote(TriAttention):
 
     def schedule(self, budget: int, encode: Encode | None = None) -> Schedule:
         """Raises MethodError when budget or delta has less than one entry or step for each chain."""
-        if min(budget, self.delta) < self.chains:
+        whole = super().schedule(budget, encode)
+        if whole.trigger == "every_step":  # nothing to share: every chain has its own events, one a step
+            whole = replace(whole, delta=self.chains)
+        counts = {"budget": whole.budget, "delta": whole.delta}
+        if short := [f"{name} {count}" for name, count in counts.items() if count < self.chains]:
             raise MethodError(
-                f"budget {budget} and delta {self.delta} cannot be split over {self.chains} chains; lower chains"
+                f"{' and '.join(short)} cannot be split over {self.chains} chains; raise it, or lower the parameter "
+                "chains"
             )
-        return replace(super().schedule(budget, encode), chains=self.chains)
+        return replace(whole, chains=self.chains)
