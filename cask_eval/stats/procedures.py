@@ -8,6 +8,7 @@ from cask_eval.stats._checks import Alternative
 from cask_eval.stats.bootstrap import paired_bootstrap
 from cask_eval.stats.mcnemar import mcnemar_exact, mcnemar_midp
 from cask_eval.stats.pairs import Pairs
+from cask_eval.stats.sign_flip import sign_flip
 
 Procedure = Callable[[Pairs, Alternative], float]
 
@@ -15,6 +16,7 @@ PROCEDURES: dict[str, Procedure] = {
     "paired_bootstrap": paired_bootstrap,
     "mcnemar_exact": mcnemar_exact,
     "mcnemar_midp": mcnemar_midp,
+    "sign_flip": sign_flip,
 }
 
 #: These need one sample per problem.
@@ -22,12 +24,10 @@ BINARY_ONLY = frozenset({"mcnemar_exact", "mcnemar_midp"})
 
 
 def p_values(pairs: Pairs, alternative: Alternative) -> dict[str, float]:
-    """p of every procedure that applies to `pairs`, by name."""
-    return {
-        name: test(pairs, alternative)
-        for name, test in PROCEDURES.items()
-        if pairs.samples == 1 or name not in BINARY_ONLY
-    }
+    """p of every procedure that applies to `pairs`, by name. With one sample per problem sign_flip is mcnemar_exact,
+    to the last digit, and is left out."""
+    left_out = {"sign_flip"} if pairs.samples == 1 else BINARY_ONLY
+    return {name: test(pairs, alternative) for name, test in PROCEDURES.items() if name not in left_out}
 
 
 def fewest_discordant(procedure: str, n: int, alpha: float, alternative: Alternative) -> int | None:
