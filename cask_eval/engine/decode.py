@@ -23,9 +23,14 @@ from cask_eval.engine.model import geometry
 from cask_eval.engine.regions import Regions, wiped
 from cask_eval.engine.sampling import Sampling, choose, uniforms
 from cask_eval.engine.slots import CaptureCache, SlotCache
+from cask_eval.engine.transfer import indices
 from cask_eval.errors import MethodError, ModelError
 from cask_eval.residency import Residency
 from cask_eval.schedule import Book, Schedule
+
+
+# Tokens of prompts read at once, padding included: their keys and values lie beside the slots for that long.
+_PREFILL_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class Request:
 class Outcome:
     """What a trial produced. `stopped` tells a stop token from the length limit; output_ids include the stop token.
     kept_min, kept_max: entries that any layer and head held after any event, None without events. regions: how much of
-    the history its events left. measures: the method's own numbers, averaged over the events that gave them; no
-    part of what makes two outcomes equal, because their last digits depend on the batch."""
+    the history its events left. allocated_bytes: what the trial's slot took up in the end, padding and positions
+    included. measures: the method's own numbers, averaged over the events that gave them. Both depend on the company
+    (the slot's size, last digits) and are no part of what makes two outcomes equal."""
 
     key: Any
     output_ids: tuple[int, ...]
@@ -51,6 +57,7 @@ class Outcome:
     kept_min: int | None
     kept_max: int | None
     regions: Regions
+    allocated_bytes: int = field(default=0, compare=False)
     measures: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
@@ -210,9 +217,19 @@ class _Run:
         if not self.pending or (self.active and free < max(1, self.cache.slots // 8)):
             return
         while free and self.pending:
-            wave = [self.pending.popleft() for _ in range(min(free, 32, len(self.pending)))]
+            wave = self._wave(free)
             self._prefill(wave)
             free -= len(wave)
+
+    def _wave(self, free: int) -> list[Request]:
+        """Prompts to read in one forward, padded to the longest: at least one."""
+        wave, longest = [], 0
+        while self.pending and len(wave) < min(free, 32):
+            longest = max(longest, len(self.pending[0].prompt_ids))
+            if wave and longest * (len(wave) + 1) > _PREFILL_TOKENS:
+                break
+            wave.append(self.pending.popleft())
+        return wave
 
     def _prefill(self, wave: list[Request]) -> None:
         rows, lengths = len(wave), [len(r.prompt_ids) for r in wave]
@@ -250,8 +267,8 @@ class _Run:
         # Those that are compressed at once and those that are not lie in different slots.
         for fire in (True, False):
             if chosen := [i for i, f in enumerate(fires) if f == fire]:
-                at = torch.tensor(chosen, device=self.device)
-                some, part = entries.rows(at), [books[i] for i in chosen]
+                at, part = indices(chosen, self.device), [books[i] for i in chosen]
+                some = entries if len(chosen) == rows else entries.rows(at)
                 if fire:
                     self._event(some, target[at], part)
                 else:
@@ -310,7 +327,7 @@ class _Run:
         self.cache.end_step([row.book.resident for row in self.running])
         if asked:
             # Only where the text decides, the host must look at it.
-            at = torch.isin(self.token[asked], self.boundaries).tolist()
+            at = torch.isin(self.token[indices(asked, self.device)], self.boundaries).tolist()
             due = sorted([*due, *(slot for slot, boundary in zip(asked, at) if boundary)])
         if due:
             self._compress(due)
@@ -318,7 +335,7 @@ class _Run:
 
     def _compress(self, due: list[int]) -> None:
         rows = [self.running[i] for i in due]
-        at = torch.tensor(due, device=self.device)
+        at = indices(due, self.device)
         longest = max(row.book.position for row in rows)
         entries = self.cache.entries(at, max(row.widest for row in rows), **self._about(at, longest))
         self._event(entries, at, rows)
@@ -334,10 +351,10 @@ class _Run:
             row.events.append((row.step, resident * heads, target * heads))
         entries = replace(
             entries,
-            prefix=torch.tensor([prefix for _, prefix in before], device=self.device),
-            prefix_kept=torch.tensor([row.book.prefix for row in rows], device=self.device),
+            prefix=indices([prefix for _, prefix in before], self.device),
+            prefix_kept=indices([row.book.prefix for row in rows], self.device),
         )
-        after = self.policy.compress(entries, torch.tensor(targets, device=self.device))
+        after = self.policy.compress(entries, indices(targets, self.device))
         if self.probe:
             self.probe.event([row.request for row in rows], entries, after)
         counts = after.keep.sum(-1).movedim(1, 0).flatten(1)
@@ -437,6 +454,7 @@ class _Run:
             int(self.kept_min[slot]) if events else None,
             int(self.kept_max[slot]) if events else None,
             Regions(*self.regions[slot].tolist()),
+            self.cache.slot_bytes,
             {name: total / times for name, (total, times) in sorted(measured.items()) if times},
         )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cask_eval.engine.contract import Geometry
+from cask_eval.engine.transfer import indices
 from cask_eval.errors import MethodError
 from cask_eval.footprint import Packing
 
@@ -126,13 +127,13 @@ class PackedStore:
         rows hold per layer and head."""
         size, device = self.packing.residual, self.key_codes.device
         if keys := [(row, fill // size - 1) for row, fill in enumerate(fills) if fill % size == 0]:
-            rows, blocks = torch.tensor(keys, device=device).T
+            rows, blocks = indices(keys, device).T
             codes, scale, zero = self._pack_keys(self.key_recent[:, rows])
             for buffer, new in ((self.key_codes, codes), (self.key_scale, scale), (self.key_zero, zero)):
                 buffer[:, rows, :, blocks] = new.squeeze(3).movedim(1, 0)
             self.packed_keys[rows] = (blocks + 1) * size
         if values := [(row, fill - size - 1) for row, fill in enumerate(fills) if fill > size]:
-            rows, at = torch.tensor(values, device=device).T
+            rows, at = indices(values, device).T
             # Advanced indices on both sides of a slice put their axis first: [rows, L, H, …].
             codes, scale, zero = self._pack_values(self.value_recent[:, rows, :, at % (size + 1)])
             for buffer, new in ((self.value_codes, codes), (self.value_scale, scale), (self.value_zero, zero)):
@@ -173,7 +174,7 @@ class PackedStore:
         packed = self._pack_values(values[:, :, :, :alone])
         for buffer, new in zip((self.value_codes, self.value_scale, self.value_zero), packed, strict=True):
             buffer[:, slots, :, :alone] = new
-        count = torch.tensor(list(counts), device=device)
+        count = indices(counts, device)
         self.packed_keys[slots], self.packed_values[slots] = count - count % size, (count - size).clamp_min(0)
         for recent, packed_, whole in (
             (self.key_recent, self.packed_keys, keys),

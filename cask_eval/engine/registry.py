@@ -93,13 +93,9 @@ def _parts(method: Method) -> set[type]:
 
 def _kinds(piece: Any) -> set[type]:
     """The classes of an object and of the dataclasses in its fields."""
-    found = set(type(piece).__mro__)
-    if dataclasses.is_dataclass(piece):
-        for field in dataclasses.fields(piece):
-            value = getattr(piece, field.name)
-            if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                found |= _kinds(value)
-    return found
+    from cask_eval.engine.contract import inner
+
+    return {kind for part in (piece, *inner(piece)) for kind in type(part).__mro__}
 
 
 def reference_geometry() -> Geometry:

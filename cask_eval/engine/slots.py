@@ -69,6 +69,12 @@ class SlotCache:
         self.store.reserve(capacity)
         self.capacity = capacity
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes allocated for one slot, whatever is used of them: the physical ledger, positions included."""
+        whole = (self.positions, self.fill, self.queries, self.query_positions, *self.traits.values())
+        return sum(x.numel() * x.element_size() for x in (*whole, *self.store.buffers)) // self.slots
+
     # -- a decode step -------------------------------------------------------------------------------------------
 
     def begin_step(self, rows: int, width: int, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +86,10 @@ class SlotCache:
         self._rows, self._width, self._position = rows, width, position
         fill = self.fill[:, :rows]
         self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
+        # An observer may have written where no entry was yet.
+        for name, trait in self.needs.traits.items():
+            at = fill[:1, :, :1] if trait.shared else fill
+            self.traits[name][:, :rows].scatter_(-1, at[..., None], trait.start)
         self._visible = self.positions[:, :rows, :, :width] >= 0
         self._mask = self._visible
         if self.needs.bias:
@@ -167,7 +177,7 @@ class SlotCache:
     def remember(self, slots: Tensor, capture: CaptureCache) -> None:
         """Take over the newest queries of the prompts that were just read."""
         if self.needs.queries:
-            self.queries[:, slots] = torch.stack(capture.queries)
+            self.queries[:, slots] = capture.queries
             self.query_positions[slots] = capture.query_positions
 
     def move(self, source: int, target: int) -> None:
@@ -185,6 +195,10 @@ class _Full:
         g = geometry
         self.keys = torch.zeros(g.layers, slots, g.kv_heads, capacity, g.head_dim, dtype=g.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        return self.keys, self.values
 
     def reserve(self, capacity: int) -> None:
         more = capacity - self.keys.shape[3]
@@ -210,7 +224,7 @@ class _Full:
         return self.keys[:, slots, :, :width], self.values[:, slots, :, :width]
 
     def move(self, source: int, target: int) -> None:
-        for buffer in (self.keys, self.values):
+        for buffer in self.buffers:
             buffer[:, target] = buffer[:, source]
 
     def used_bytes(self, rows: int, counts: Tensor) -> Tensor:
@@ -248,8 +262,8 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class CaptureCache:
-    """Collects what one forward over whole prompts leaves: keys and values [L] × [R, H, P, D], the newest queries
-    [L] × [R, Hq, W, D] with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
+    """Collects what one forward over whole prompts leaves: keys and values [L, R, H, P, D], the newest queries
+    [L, R, Hq, W, D] with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
 
     lengths: [R] int64 prompt lengths; what lies behind a shorter prompt is not part of it.
     """
@@ -259,9 +273,10 @@ class CaptureCache:
     ):
         g, rows, self.lengths = geometry, lengths.shape[0], lengths
         self.geometry, self.needs, self.observers = g, needs or Needs(), tuple(observers)
-        self.keys: list[Tensor | None] = [None] * g.layers
-        self.values: list[Tensor | None] = [None] * g.layers
-        self.queries: list[Tensor | None] = [None] * g.layers
+        w = self.needs.queries
+        self.keys = torch.empty(g.layers, rows, g.kv_heads, width, g.head_dim, dtype=g.dtype, device=lengths.device)
+        self.values = torch.empty_like(self.keys)
+        self.queries = self.keys.new_empty(g.layers, rows, g.query_heads, w, g.head_dim)
         self.layers_view = Cache(layers=[_CaptureLayer(self, i) for i in range(g.layers)])
         self.positions = torch.arange(width, device=lengths.device).expand(rows, width)
         self.positions = self.positions.masked_fill(self.positions >= lengths[:, None], -1)
@@ -274,7 +289,6 @@ class CaptureCache:
             )
             for name, t in self.needs.traits.items()
         }
-        w = self.needs.queries
         # Position p lies at p mod W, as in the slots.
         slot = torch.arange(w, device=lengths.device)
         newest = lengths[:, None] - 1
@@ -286,10 +300,10 @@ class CaptureCache:
         g = self.geometry
         queries = at = None
         if self.needs.queries:
-            queries, at = _oldest_first(torch.stack(self.queries), self.query_positions)
+            queries, at = _oldest_first(self.queries, self.query_positions)
         return Entries(
-            keys=torch.stack(self.keys),
-            values=torch.stack(self.values),
+            keys=self.keys,
+            values=self.values,
             positions=self.positions[None, :, None].expand(g.layers, -1, g.kv_heads, -1),
             geometry=g,
             queries=queries,

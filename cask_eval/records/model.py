@@ -107,7 +107,8 @@ class Record(Strict):
     regions: RegionsRecord | None = None
     measures: dict[str, str] = Field(
         default={},
-        description="the method's own numbers, averaged over the events that gave them; not part of the evidence",
+        description="the method's own numbers, averaged over the events that gave them, and what was physically "
+        "allocated; not part of the evidence",
     )
     chains: list[ChainRecord] = Field(
         default=[],

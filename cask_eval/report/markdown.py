@@ -123,7 +123,7 @@ def _lines(d: ReportData) -> Iterator[str]:
 def _measures(m: Measures) -> Iterator[str]:
     if not m.arms and not m.fault:
         return
-    yield from ("## What the methods say of themselves", "", NOTE, "")
+    yield from ("## What the methods say of themselves", "", escape(NOTE), "")
     if m.fault:
         yield from (escape(m.fault), "")
     else:

@@ -233,10 +233,15 @@ def _residency(account: Residency) -> ResidencyRecord:
 
 
 def _measures(outcomes: list[Outcome]) -> dict[str, str]:
-    """Nine digits are more than anyone reads; chains count alike."""
-    names = sorted({name for o in outcomes for name in o.measures})
-    given = {name: [o.measures[name] for o in outcomes if name in o.measures] for name in names}
-    return {name: format(sum(values) / len(values), ".9g") for name, values in given.items()}
+    """Nine digits are more than anyone reads. Chains count alike in the method's own measures, and add up in
+    `allocated_cache`: allocated entries per layer and KV head."""
+    account = outcomes[0].residency
+    allocated = sum(o.allocated_bytes for o in outcomes) / (account.heads * account.entry_bytes)
+    found = {"allocated_cache": allocated}
+    for name in sorted({name for o in outcomes for name in o.measures}):
+        values = [o.measures[name] for o in outcomes if name in o.measures]
+        found[name] = sum(values) / len(values)
+    return {name: format(value, ".9g") for name, value in found.items()}
 
 
 @dataclass(frozen=True)
