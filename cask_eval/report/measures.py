@@ -17,8 +17,8 @@ from cask_eval.report import format as fmt
 NOTE = (
     "Numbers that a method's own code gave about its events, averaged over a trial's events and then over trials; and "
     "allocated_cache, the entries per layer and head that the trial's slot had room for in the end, padding and "
-    "positions included. The ledger does not commit to any of them, verification does not look at them, and nothing "
-    "was decided by them."
+    "positions included. They are the author's word: the ledger does not commit to them, verification does not look "
+    "at them, and nothing was decided by them."
 )
 
 _LARGEST = 1e300  # beyond it a mean could overflow
