@@ -155,7 +155,8 @@ def presets(delta: int) -> dict[str, Method]:
     out: dict[str, Method] = {}
     for name in registry.available():
         known = registry.load(name).parameters()
-        out[name] = registry.load(name).make(name, {"delta": delta} if "delta" in known else {})
+        given = {"delta": delta, "earliest": delta // 2}
+        out[name] = registry.load(name).make(name, {k: v for k, v in given.items() if k in known})
     out["alpha λ=0"] = registry.load("alpha").make("alpha", {"delta": delta, "lambda": "0"})
     return out
 
