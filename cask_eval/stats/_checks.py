@@ -20,4 +20,7 @@ def check_inside(name: str, value: float, low: float, high: float) -> None:
 
 def check_binary(procedure: str, samples: int) -> None:
     if samples != 1:
-        raise ValueError(f"{procedure} needs one sample per problem, but there are {samples}; use paired_bootstrap")
+        raise ValueError(
+            f"{procedure} needs one sample per problem, but there are {samples}; "
+            "sign_flip and paired_bootstrap take several"
+        )

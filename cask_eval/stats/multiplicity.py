@@ -31,6 +31,16 @@ def holm(p: Sequence[float | None], m: int | None = None) -> list[float]:
     return out
 
 
+def all_of(p: Sequence[float | None], m: int | None = None) -> float:
+    """p of "every one of them", such as non-inferiority in all cells: the largest (intersection–union test, Berger
+    1982). Arguments and errors as in `bonferroni`, and ValueError on an empty family; a member that is not listed counts as 1.
+    """
+    values = _filled(p, m)
+    if not values:
+        raise ValueError("there is no p-value: at least one is needed")
+    return max(values) if m in (None, len(values)) else 1.0
+
+
 #: The protocol's name for each correction.
 CORRECTIONS: dict[str, Callable[[Sequence[float | None], int | None], list[float]]] = {
     "none": none,

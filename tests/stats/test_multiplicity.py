@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cask_eval.stats.multiplicity import CORRECTIONS, bonferroni, holm, none
+from cask_eval.stats.multiplicity import CORRECTIONS, all_of, bonferroni, holm, none
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())["multiplicity"]
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -37,6 +37,14 @@ def test_the_family_never_shrinks():
     for correct in (bonferroni, holm, none):
         with pytest.raises(ValueError, match="family"):
             correct([0.01, 0.02], m=1)
+
+
+def test_all_of_is_the_weakest_member():
+    assert all_of([0.01, 0.04, 0.02]) == 0.04
+    assert all_of([0.01, None]) == all_of([0.01], m=2) == 1
+    for call in (lambda: all_of([]), lambda: all_of([0.1, 0.2], m=1), lambda: all_of([1.5])):
+        with pytest.raises(ValueError):
+            call()
 
 
 @given(p_lists)
