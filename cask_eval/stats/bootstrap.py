@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from cask_eval.stats import _draws
 from cask_eval.stats._checks import Alternative, check_alternative, check_inside
 from cask_eval.stats.pairs import Pairs
 
@@ -99,10 +100,9 @@ def bootstrap_ratio_interval(
 ) -> tuple[float, float]:
     """Monte Carlo percentile interval of mean(numerators)/mean(denominators), resampled by item.
 
-    numerators, denominators: [n], positive, of the same items in the same order. The draws come from PCG64's raw
-    output, which NumPy keeps the same in every version, so a seed gives one interval everywhere. Raises
-    ValueError on empty or unequal lengths, values that are not positive, a level outside (0, 1), or too few
-    replicates for that level.
+    numerators, denominators: [n], positive, of the same items in the same order. A seed gives one interval
+    everywhere. Raises ValueError on empty or unequal lengths, values that are not positive, a level outside (0, 1),
+    or too few replicates for that level.
     """
     check_inside("level", float(level), 0, 1)
     if len(numerators) != len(denominators) or not len(numerators):
@@ -119,16 +119,11 @@ def bootstrap_ratio_interval(
 
 def _ratios(both: np.ndarray, seed: int, replicates: int) -> np.ndarray:
     n = both.shape[1]
-    bits = np.random.PCG64(seed)
-    out = np.empty(replicates)
-    step = max(1, 1_000_000 // n)
-    for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        # The upper 32 bits times n, shifted back, is an index below n; its bias is at most n/2³².
-        index = ((bits.random_raw(rows * n) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
-        drawn = index.astype(np.intp).reshape(rows, n)
-        out[start : start + rows] = both[0][drawn].sum(axis=1) / both[1][drawn].sum(axis=1)
-    return out
+    bits, out = _draws.generator(seed), []
+    for rows in _draws.blocks(replicates, n):
+        drawn = _draws.indices(bits, rows, n)
+        out.append(both[0][drawn].sum(axis=1) / both[1][drawn].sum(axis=1))
+    return np.concatenate(out)
 
 
 def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:

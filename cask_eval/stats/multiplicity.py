@@ -33,7 +33,8 @@ def holm(p: Sequence[float | None], m: int | None = None) -> list[float]:
 
 def all_of(p: Sequence[float | None], m: int | None = None) -> float:
     """p of "every one of them", such as non-inferiority in all cells: the largest (intersection–union test, Berger
-    1982). Arguments and errors as in `bonferroni`, and ValueError on an empty family; a member that is not listed counts as 1.
+    1982). Arguments and errors as in `bonferroni`, and ValueError on an empty family; a member that is not listed
+    counts as 1.
     """
     values = _filled(p, m)
     if not values:
