@@ -8,9 +8,14 @@ given, such as a mean cache without any account, is an empty string.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from cask_eval.fields import Strict
+
+# What `number` writes, or nothing. The bounds keep a hostile document from being a hard sum.
+Number = Annotated[str, Field(pattern=r"^(-?\d{1,20}(\.\d{1,20}(e[+-]\d{1,3})?|e[+-]\d{1,3}|/\d{1,20})?)?$")]
 
 Outcome = Literal["positive", "negative", "null", "void"]
 
@@ -36,22 +41,22 @@ class ArmResult(Strict):
     missing: int
     failed: int
     truncated: int
-    accuracy: str
-    mean_cache: str
-    pooled_cache: str
-    peak_cache: str
+    accuracy: Number
+    mean_cache: Number
+    pooled_cache: Number
+    peak_cache: Number
     kept_min: int | None
     kept_max: int | None
-    wiped_regions: str
+    wiped_regions: Number
     longest_wiped: int | None
-    active: str
-    mean_output_tokens: str
+    active: Number
+    mean_output_tokens: Number
 
 
 class Interval(Strict):
-    level: str
-    low: str
-    high: str
+    level: Number
+    low: Number
+    high: Number
 
 
 class MatchedResult(Strict):
@@ -59,7 +64,7 @@ class MatchedResult(Strict):
     over the baseline's, `interval` its paired-bootstrap interval."""
 
     verdict: Literal["matched", "tolerated", "void"]
-    ratio: str
+    ratio: Number
     interval: Interval
     reasons: list[str]
 
@@ -86,14 +91,14 @@ class CellResult(Strict):
     wins: int
     losses: int
     ties: int
-    difference: str
-    standard_error: str
+    difference: Number
+    standard_error: Number
     interval: Interval
     interval_adjusted: Interval
-    p: dict[str, str]
-    p_registered: str
-    p_adjusted: str
-    p_veto: str
+    p: dict[str, Number]
+    p_registered: Number
+    p_adjusted: Number
+    p_veto: Number
     matched: MatchedResult
     outcome: Outcome
     flips: list[Flip]
@@ -103,7 +108,7 @@ class Screened(Strict):
     """What the dev split said of a candidate: its mean gain over the baseline, and whether it is confirmed."""
 
     candidate: str
-    gain: str
+    gain: Number
     survived: bool
 
 
@@ -122,7 +127,7 @@ class AnalysisDocument(Strict):
     label: Literal["confirmatory", "exploratory"]
     procedure: str
     alternative: str
-    alpha: str
+    alpha: Number
     correction: str
     family: int
     screening: list[Screened]

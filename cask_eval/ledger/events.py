@@ -123,6 +123,10 @@ class FootprintLock(Strict):
 Mean = Annotated[str, Field(pattern=r"^\d{1,30}/[1-9]\d{0,10}$")]
 
 
+# A fraction, as Python prints it.
+Exact = Annotated[str, Field(pattern=r"^-?\d{1,30}(/[1-9]\d{0,29})?$")]
+
+
 class Evaluation(Strict):
     """One step of the search for a budget: the dev trials at `budget` had the mean cache `dev_mean`. They stand in the
     dev records under `cask_eval.protocol.keys.step_config`."""
@@ -175,9 +179,9 @@ class Select(Strict):
     choice for them, the baseline and the controls."""
 
     rule: str
-    scores: dict[str, dict[str, dict[str, str]]]
+    scores: dict[str, dict[str, dict[str, Exact]]]
     chosen: dict[str, dict[str, str]]
-    gains: dict[str, str]
+    gains: dict[str, Exact]
     survivors: list[str]
     arms: dict[str, dict[str, ArmChoice]]
 

@@ -1,10 +1,12 @@
 from fractions import Fraction
 
 import pytest
+from pydantic import ValidationError
 from small_study import BRANCHES, account, answers, choice, ids, protocol, record, select
 
 from cask_eval.canonical import ZERO, digest
 from cask_eval.decide.analysis import analyse
+from cask_eval.decide.model import Interval
 from cask_eval.errors import RecordError
 from cask_eval.records.model import RegionsRecord
 
@@ -158,7 +160,7 @@ def test_samples_are_summed_per_problem():
     # Right samples: baseline 1, 1, 1; candidate 3, 3, 1. Pairing sample by sample would find five wins.
     assert (cell.wins, cell.losses, cell.ties, cell.samples) == (2, 0, 1, 3)
     assert cell.difference == format(4 / 9, ".9g")
-    assert set(cell.p) == {"paired_bootstrap"}
+    assert set(cell.p) == {"paired_bootstrap", "sign_flip"}
     assert cell.p_registered == format(2 / 27, ".9g")  # all three draws must hit the tie
 
 
@@ -394,3 +396,9 @@ def test_problem_ids_must_be_distinct(names):
     study = protocol()
     with pytest.raises(ValueError, match="distinct"):
         analyse(study, ZERO, select(study), [], names, label="confirmatory")
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "nan", "1" * 41, "0.5 ", "1/0x", "--1"])
+def test_a_number_that_would_be_a_hard_sum_is_refused(text):
+    with pytest.raises(ValidationError, match="pattern"):
+        Interval(level="0.95", low=text, high="1")
