@@ -55,3 +55,9 @@ class MethodError(CaskError):
 
 class ModelError(CaskError):
     """A model cannot be loaded or is of an unsupported architecture."""
+
+
+class AnchorError(CaskError):
+    """A time stamp cannot be had, or does not hold (the kinds of it: `cask_eval.anchor.errors`)."""
+
+    exit_code = FAILED
