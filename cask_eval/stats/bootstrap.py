@@ -110,11 +110,18 @@ def bootstrap_ratio_interval(
     both = np.array([[float(v) for v in numerators], [float(v) for v in denominators]])
     if not (both > 0).all():
         raise ValueError("numerators and denominators must be positive")
+    rank = rank_of(level, replicates)
+    ratios = np.sort(_ratios(both, seed, replicates))
+    return float(ratios[rank - 1]), float(ratios[replicates - rank])
+
+
+def rank_of(level: float | Fraction, replicates: int) -> int:
+    """Rank of the lower end among sorted replicates; the upper end has the same rank from above. Raises ValueError when
+    there are too few of them."""
     rank = round(float((replicates + 1) * (1 - Fraction(level)) / 2))
     if rank < 1:
         raise ValueError(f"{replicates} replicates are too few for level {level}")
-    ratios = np.sort(_ratios(both, seed, replicates))
-    return float(ratios[rank - 1]), float(ratios[replicates - rank])
+    return rank
 
 
 def _ratios(both: np.ndarray, seed: int, replicates: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def max_t(
         ones = [1.0] * len(cells)
         return MaxT(ones, ones, ones, True)
 
-    rows = np.stack([whole(v.tolist() if isinstance(v, np.ndarray) else v) for v in (cells[i] for i in present)])
+    rows = np.stack([whole(v.tolist() if isinstance(v, np.ndarray) else v)[0] for v in (cells[i] for i in present)])
     reference = Reference(-rows if alternative == "less" else rows, replicates, seed)
     own, single, step = _compare(reference, alternative == "two-sided", family - len(present))
 

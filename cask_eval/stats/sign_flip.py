@@ -26,12 +26,17 @@ def sign_flip(pairs: Pairs, alternative: Alternative = "two-sided") -> float:
     ``greater`` is P(S* ≥ S), small when the candidate is better; ``less`` is P(S* ≤ S); ``two-sided`` is P(|S*| ≥ |S|),
     which by symmetry is min(1, 2·min of both). Raises ValueError on an unknown alternative.
     """
+    return count_patterns([j for j, c in enumerate(pairs.counts, -pairs.samples) for _ in range(c)], alternative)
+
+
+def count_patterns(differences: Sequence[int], alternative: Alternative) -> float:
+    """`sign_flip` of integer differences [n], one per problem."""
     check_alternative(alternative)
-    sizes = [abs(j) for j, c in enumerate(pairs.counts, -pairs.samples) for _ in range(c) if j]
-    won = (sum(sizes) + pairs.total) // 2
+    sizes = [abs(d) for d in differences if d]
+    won = sum(d for d in differences if d > 0)
     lost = sum(sizes) - won
-    sides = {"two-sided": max(won, lost), "greater": won, "less": lost}
-    p = Fraction(patterns_reaching(sizes, sides[alternative]), 2 ** len(sizes))
+    side = {"two-sided": max(won, lost), "greater": won, "less": lost}[alternative]
+    p = Fraction(patterns_reaching(sizes, side), 2 ** len(sizes))
     return float(min(Fraction(1), 2 * p) if alternative == "two-sided" else p)
 
 

@@ -26,8 +26,8 @@ _BITS = 31
 MOST = 2**22
 
 
-def whole(values: Iterable[Real]) -> np.ndarray:
-    """[n] int64: `values` times a common factor that makes them the smallest integers.
+def whole(values: Iterable[Real]) -> tuple[np.ndarray, Fraction]:
+    """(integers [n] int64, unit): the smallest integers such that `values` are integers·unit.
 
     Integers of more than 62 bits lose their lowest ones: a float has 53. Raises ValueError on NaN, an infinity, no
     value at all, or more than 2²² of them.
@@ -43,7 +43,8 @@ def whole(values: Iterable[Real]) -> np.ndarray:
     unit = gcd(*integers) or 1
     integers = [v // unit for v in integers]
     lost = max(0, max(abs(v) for v in integers).bit_length() - 2 * _BITS)
-    return np.array([(abs(v) >> lost) * (1 if v > 0 else -1) for v in integers], dtype=np.int64)
+    kept = np.array([(abs(v) >> lost) * (1 if v > 0 else -1) for v in integers], dtype=np.int64)
+    return kept, Fraction(unit << lost, scale)
 
 
 def signed_sums(signs: np.ndarray, integers: np.ndarray) -> np.ndarray:
