@@ -233,3 +233,33 @@ class TestRatioInterval:
     def test_refusals(self, ours, theirs, level, replicates):
         with pytest.raises(ValueError):
             bootstrap_ratio_interval(ours, theirs, level, seed=1, replicates=replicates)
+
+
+def test_several_samples_are_a_cluster_bootstrap():
+    """From the trials up: problems are drawn with all their samples, never a sample or an arm by itself."""
+    # [problem][arm][sample]: whether the answer was right
+    trials = [([1, 0, 1], [1, 1, 1]), ([0, 0, 0], [1, 0, 0]), ([1, 1, 1], [0, 1, 1]), ([0, 1, 0], [1, 1, 0])]
+    n, k = len(trials), 3
+    below = above = Fraction(0)
+    for drawn in product(trials, repeat=n):
+        mean = Fraction(sum(sum(candidate) - sum(baseline) for baseline, candidate in drawn), n * k)
+        below += Fraction(mean <= 0, n**n)
+        above += Fraction(mean >= 0, n**n)
+    pairs = Pairs.from_differences([sum(candidate) - sum(baseline) for baseline, candidate in trials], k)
+    assert paired_bootstrap(pairs, "greater") == pytest.approx(float(below), rel=1e-12)
+    assert paired_bootstrap(pairs, "less") == pytest.approx(float(above), rel=1e-12)
+
+
+def test_problems_in_groups_are_a_cluster_bootstrap_of_their_sums():
+    """Groups of equal size, resampled whole: the group's sum lies on the lattice of group size × K."""
+    groups = [[1, 0, 2], [-1, 1, 0], [2, 2, 1], [0, 0, -1], [1, -2, 1]]
+    n, size, k = len(groups), 3, 2
+    sums = [Fraction(sum(sum(g) for g in drawn), n * size * k) for drawn in product(groups, repeat=n)]
+    pairs = Pairs.from_differences([sum(g) for g in groups], size * k)
+    assert paired_bootstrap(pairs, "greater") == pytest.approx(sum(s <= 0 for s in sums) / n**n, rel=1e-12)
+    ordered = sorted(sums)
+    low, high = percentile_interval(pairs, 0.9)
+    tail = Fraction(1, 20)
+    assert low == next(s for i, s in enumerate(ordered, 1) if Fraction(i, n**n) >= tail)
+    assert high == next(s for i, s in enumerate(ordered[::-1], 1) if Fraction(i, n**n) >= tail)
+    assert pairs.difference == Fraction(sum(map(sum, groups)), n * size * k)
