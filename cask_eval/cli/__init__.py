@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "Write the report of an analysed study.",
     "pack": "Compress the records of a closed study.",
     "status": "Say where each study stands and what comes next.",
+    "stats": "Test one comparison, from its counts.",
     "verify": "Check that a study's decision follows from its locked protocol.",
 }
 

@@ -6,9 +6,9 @@ Given w + l problems on which exactly one arm is right, wins are Binomial(w + l,
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
 from math import comb
 
+from cask_eval.stats._binomial import subsets_up_to
 from cask_eval.stats._checks import Alternative, check_alternative, check_binary
 from cask_eval.stats.pairs import Pairs
 
@@ -41,10 +41,9 @@ def mcnemar_midp(pairs: Pairs, alternative: Alternative = "two-sided") -> float:
     return float(_lower(side, w + l) - _point(side, w + l) / 2)
 
 
-@lru_cache(maxsize=1024)
 def _lower(k: int, d: int) -> Fraction:
     """P(X ≤ k), X ~ Binomial(d, ½)."""
-    return Fraction(sum(comb(d, i) for i in range(k + 1)), 2**d)
+    return Fraction(subsets_up_to(k, d), 2**d)
 
 
 def _point(k: int, d: int) -> Fraction:

@@ -16,6 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import gcd
 
+from cask_eval.stats._binomial import subsets_up_to
 from cask_eval.stats._checks import Alternative, check_alternative
 from cask_eval.stats.pairs import Pairs
 
@@ -42,8 +43,12 @@ def count_patterns(differences: Sequence[int], alternative: Alternative) -> floa
 
 def patterns_reaching(sizes: Sequence[int], won: int) -> int:
     """How many subsets of `sizes` [D], positive integers, sum to at least `won`, out of 2^D."""
-    unit, bits = gcd(*sizes) or 1, _place(len(sizes))
-    upper = _packed(tuple(sorted(m // unit for m in sizes))) >> bits * -(-won // unit)
+    unit, d = gcd(*sizes) or 1, len(sizes)
+    needed = -(-won // unit)
+    if sum(sizes) == unit * d:  # all alike, as with one sample per problem
+        return 2**d - subsets_up_to(needed - 1, d)
+    bits = _place(d)
+    upper = _packed(tuple(sorted(m // unit for m in sizes))) >> bits * needed
     # In base 2^bits a number is congruent to the sum of its digits modulo 2^bits − 1, and that sum, at most 2^D, is
     # smaller than the modulus.
     return upper % ((1 << bits) - 1)
