@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from cryptography.x509 import Certificate
 
@@ -51,10 +51,10 @@ class Findings:
     """`faults` contradict the evidence; `gaps` say what the anchors do not show, though nothing is wrong; `notes` are
     the attested times. `brackets` maps each milestone that the study has reached to its bracket."""
 
-    stamps: list[Stamp] = field(default_factory=list)
-    brackets: dict[str, Bracket] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
+    stamps: tuple[Stamp, ...]
+    brackets: dict[str, Bracket]
+    faults: tuple[str, ...]
+    gaps: tuple[str, ...]
 
     @property
     def anchored(self) -> bool:
@@ -73,27 +73,27 @@ def check_anchors(events: Sequence[Event], study: str, roots: Sequence[Certifica
     `events` are those of the whole ledger in their order, and their chain is taken for granted (V03 checks it). Nothing
     is raised for what the ledger holds.
     """
-    out = Findings()
     place = {event.hash: i for i, event in enumerate(events)}
     anchors = [e for e in events if e.study == study and e.event == "anchor"]
     if len(anchors) > MAX_ANCHORS:
-        out.faults.append(f"the study has {len(anchors)} anchors, more than {MAX_ANCHORS}")
-        return out
+        return Findings((), {}, (f"the study has {len(anchors)} anchors, more than {MAX_ANCHORS}",), ())
+    stamps: list[Stamp] = []
+    faults: list[str] = []
+    gaps: list[str] = []
     for anchor in anchors:
         payload = Anchor.model_validate(anchor.payload)
+        where = f"line {anchor.seq + 1}, the stamp over line {payload.seq + 1}"
         try:
-            out.stamps.append(_stamp(events, place, anchor, payload, roots))
+            stamps.append(_stamp(events, place, anchor, payload, roots))
         except UnknownRootError as error:
-            out.gaps.append(f"line {anchor.seq + 1}, the stamp over line {payload.seq + 1}: {error}")
+            gaps.append(f"{where}: {error}")
         except (AnchorError, ValueError) as error:
-            out.faults.append(f"line {anchor.seq + 1}, the stamp over line {payload.seq + 1}: {error}")
-    out.faults += _contradictions(events, place, out.stamps)
-
+            faults.append(f"{where}: {error}")
+    faults += _contradictions(place, stamps)
     first = {e.event: e for e in reversed(events) if e.study == study and e.event in MILESTONES}
-    for kind in (k for k in MILESTONES if k in first):
-        out.brackets[kind] = _bracket(first[kind], place, out.stamps)
-    out.gaps += _gaps(study, first, place, out.stamps)
-    return out
+    gaps += _gaps(study, first, place, stamps)
+    brackets = {kind: _bracket(first[kind], place, stamps) for kind in MILESTONES if kind in first}
+    return Findings(tuple(stamps), brackets, tuple(faults), tuple(gaps))
 
 
 def stamped(events: Sequence[Event], study: str) -> set[str]:
@@ -120,7 +120,7 @@ def _stamp(
     return Stamp(event, anchor, token)
 
 
-def _contradictions(events: Sequence[Event], place: dict[str, int], stamps: list[Stamp]) -> Iterator[str]:
+def _contradictions(place: dict[str, int], stamps: list[Stamp]) -> Iterator[str]:
     """What cannot be if the times are right, with `SKEW` for the clocks of honest people."""
     for s in stamps:
         when, line = s.token.gen_time.strftime(TIME), s.event.seq + 1
@@ -183,7 +183,7 @@ def _note(kind: str, b: Bracket) -> str:
     return f"{kind} was written {' and '.join(said)}{tail}"
 
 
-def _span(delta) -> str:
+def _span(delta: timedelta) -> str:
     minutes = int(delta.total_seconds()) // 60
     for size, word in ((60 * 24, "days"), (60, "hours")):
         if minutes >= 2 * size:

@@ -27,8 +27,8 @@ def targets(events: Sequence[Event], study: str, kinds: Sequence[str] = ()) -> l
             f"study {study!r} has no {missing[0]} event to stamp; it has {', '.join(k for k in own if k != 'anchor')}"
         )
     done = stamped(events, study)
-    chosen = [own[k] for k in kinds] if kinds else [own[k] for k in MILESTONES if k in own and own[k].hash not in done]
-    return sorted(dict.fromkeys(chosen), key=lambda e: e.seq)
+    chosen = set(kinds) or {k for k in MILESTONES if k in own and own[k].hash not in done}
+    return sorted((own[k] for k in chosen), key=lambda e: e.seq)
 
 
 def covered(events: Sequence[Event], token: bytes) -> Event:

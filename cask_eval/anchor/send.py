@@ -25,8 +25,8 @@ _OTHERWISE = "try again, name another authority with --tsa, or send a --request 
 
 def post(url: str, request: bytes, *, timeout: float = TIMEOUT) -> bytes:
     """The authority's reply to a TimeStampReq, at most `MAX_BYTES` of it, unverified. Raises UnreachableError."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UnreachableError(f"{url}: is no address of a time-stamp authority; it must begin with http:// or https://")
+    if not _is_address(url):
+        raise UnreachableError(f"{url}: is no address of a time-stamp authority; write http://host/path, or https")
     found: list[bytes] = []
     faults: list[Exception] = []
 
@@ -46,6 +46,14 @@ def post(url: str, request: bytes, *, timeout: float = TIMEOUT) -> bytes:
     if not found:
         raise UnreachableError(f"{url}: no whole answer within {timeout:g} seconds; {_OTHERWISE}")
     return found[0]
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _post(url: str, request: bytes, timeout: float) -> bytes:

@@ -39,7 +39,9 @@ _GRANTED = der.sequence(der.write(der.INTEGER, b"\0"))
 
 # What OpenSSL says when the chain ends at a certificate that it was not told to trust.
 _UNKNOWN = re.compile(r"unable to get (local )?issuer|self[- ]signed certificate|unable to verify the first")
-_REASON = re.compile(r"Verify error: ?([^\"]+)\"|reason: \"([^\"]+)\"")
+# What it says of a chain, and of anything else.
+_CHAIN = re.compile(r'Verify error: ?([^"]+)"')
+_REASON = re.compile(r'reason: "([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,8 @@ def _check(response: TimeStampResponse, hash: str, roots: Sequence[Certificate])
                 f"no root that is trusted here stands behind the authority ({_issuer(response)}); where you trust it, "
                 "give its root certificate with --roots"
             ) from None
-        found = _REASON.search(text)
-        raise UntrustedError(
-            f"the time stamp does not hold: {next(filter(None, found.groups())) if found else text}"
-        ) from None
+        said = _CHAIN.findall(text) or _REASON.findall(text) or [text]
+        raise UntrustedError(f"the time stamp does not hold: {'; '.join(said)}; ask for another one") from None
 
 
 def _root(response: TimeStampResponse, hash: str, roots: Sequence[Certificate]) -> str:
