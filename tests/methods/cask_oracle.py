@@ -170,6 +170,8 @@ def event(case):
     attempts = [(wanted, True, True), (wanted, False, True), (wanted, False, False)]
     if rule["core"] == "demote":
         attempts += [(k, False, False) for k in range(wanted - 1, -1, -1)]
+        # Where all that is not enough, the core is not given up.
+        attempts += [(wanted, False, False)]
     for size, phased, gated in attempts:
         trial = Groups(case, set(core[:size]), phased and rule["phases"], gated and bool(rule["gate"]))
         if trial.reduce(a - size):

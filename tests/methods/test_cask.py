@@ -17,9 +17,10 @@ from cask_methods.selectors.two_stage import TwoStage, anchors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_cases import entries, geometry, single, statistics
+from safetensors import safe_open
 
 from cask_eval import embedded
-from cask_eval.engine.contract import Entries, Host
+from cask_eval.engine.contract import Entries, Host, bound
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import geometry as engine_geometry
 from cask_eval.engine.model import load_model
@@ -65,7 +66,7 @@ def case_entries(rule, lengths, prompts, budget, count_prompt, seed, geo, hubs=4
     schedule = Schedule("slack", budget, 1, "two_stage", count_prompt=count_prompt, recent=rule.recent)
     done = [schedule.event(n, min(p, n), p) for n, p in zip(lengths, prompts, strict=True)]
     traits = dict(e.traits)
-    if rule.merge:
+    if rule.gaps:
         own = e.positions[:1, :, :1].int()
         previous = torch.cat([own[..., :1] * 0 - 1, own[..., :-1]], -1)
         reach = (torch.rand(own.shape, generator=g) * (own - previous)).int().minimum(own - previous - 1)
@@ -100,9 +101,11 @@ def oracle(rule, e, voters, row, budget, count_prompt):
                 units.append([x / size if size else 0.0 for x in plain])
         u.append([sum(x) / len(units) for x in zip(*units, strict=True)])
 
-    def trait(name):
-        return one.traits[name][0, 0, 0].tolist() if rule.merge else [-1] * n
+    def trait(name, otherwise):
+        return one.traits[name][0, 0, 0].tolist() if name in one.traits else otherwise
 
+    # Where no spans are kept, nothing generated was ever evicted: each begins right behind the one before.
+    behind = [positions[0], *(p + 1 for p in positions[:-1])]
     phase = cask_oracle.phases(one.tokens[0].tolist(), int(one.prompt_tokens), MARKS)
     return cask_oracle.event(
         {
@@ -115,9 +118,9 @@ def oracle(rule, e, voters, row, budget, count_prompt):
             "u": u,
             "values": [one.values[x, 0, h].tolist() for x in range(geo.layers) for h in range(geo.kv_heads)],
             "phase": {j: phase[positions[j]] for j in range(n)},
-            "count": trait("count") if rule.merge else [1] * n,
-            "low": [low if low >= 0 else p for low, p in zip(trait("span_low"), positions, strict=True)],
-            "high": [high if high >= 0 else p for high, p in zip(trait("span_high"), positions, strict=True)],
+            "count": trait("count", [1] * n),
+            "low": [x if x >= 0 else p for x, p in zip(trait("span_low", behind), positions, strict=True)],
+            "high": [x if x >= 0 else p for x, p in zip(trait("span_high", positions), positions, strict=True)],
         }
     )
 
@@ -140,6 +143,9 @@ def agrees(rule, e, target, voters, budget, count_prompt):
             continue
         into = got.into[0, row, 0].tolist()
         assert {j: i for j, i in enumerate(into) if i >= 0} == want["into"]
+        assert ("span_low" in got.traits) <= rule.gaps
+        if not rule.gaps:
+            continue
         own = e.positions[0, row, 0].tolist()
         for name, side in (("span_low", 0), ("span_high", 1)):
             values = {**e.traits, **got.traits}[name][0, row, 0].tolist()
@@ -218,6 +224,33 @@ def test_equals_the_oracle_where_vetoes_force_relaxation(seed, core, gate, dista
     geo = geometry(layers=1, kv_heads=2, groups=1, head_dim=4)
     e, target, voters = case_entries(rule, (26, 22), (0, 2), 18, True, seed, geo, hubs=3, levels=4)
     agrees(rule, e, target, voters, 18, True)
+
+
+@pytest.mark.parametrize("veto", [{"similarity": 1.0, "similarity_role": "forbid"}, {"distance": 1e-3}])
+def test_a_core_is_not_given_up_where_that_makes_nothing_fit(veto):
+    """Keys or values so unlike that little or nothing may fold: descriptors are evicted either way, the core stays."""
+    rule, kept = TwoStage(recent=2, core="demote", **veto), 0
+    for seed in range(6):
+        e, target, voters = case_entries(rule, (40, 33), (3, 0), 14, True, seed, geometry(layers=2, head_dim=4), hubs=9)
+        got = agrees(rule, e, target, voters, 14, True)
+        assert (got.measures["dropped"] > 0).all() and (got.measures["core_demoted"] == 0).all()
+        kept += int(got.measures["core_size"].sum())
+    assert kept > 0
+
+
+def test_a_core_is_demoted_as_far_as_similarity_needs():
+    """Keys of the core and its neighbours are alike: without some of the core, fewer runs hold the same entries."""
+    rule = TwoStage(recent=2, core_ratio=0.8, similarity=0.9, similarity_role="forbid", core="demote")
+    geo = geometry(layers=2, head_dim=4)
+    demoted = whole = 0
+    for seed in range(12):
+        # Nearly one direction for all: what keeps them apart is the core.
+        e, target, voters = case_entries(rule, (40, 33), (3, 0), 14, True, seed, geo, hubs=1)
+        got = agrees(rule, e, target, voters, 14, True)
+        assert (got.measures["dropped"] == 0).all()
+        demoted += int((got.measures["core_demoted"] > 0).sum())
+        whole += int((got.measures["core_size"] > 0).sum())
+    assert demoted > 0 and whole > 0
 
 
 def test_adversarial_input():
@@ -467,9 +500,10 @@ def test_events_in_a_row(method, budget, prompt, host):
                 # Nothing generated is ever lost.
                 generated = torch.arange(len(old)) >= before.prefix
                 assert int(new[after.keep[0, 0, 0] & generated].sum()) == int(old[generated].sum())
-            low, high = (after.entries.traits[k][0, 0, 0] for k in ("span_low", "span_high"))
-            own = before.positions[0, 0, 0]
-            assert ((low <= own) & ((high == -1) | (high >= own)))[after.keep[0, 0, 0]].all()
+            if policy.selector.gaps:
+                low, high = (after.entries.traits[k][0, 0, 0] for k in ("span_low", "span_high"))
+                own = before.positions[0, 0, 0]
+                assert ((low <= own) & ((high == -1) | (high >= own)))[after.keep[0, 0, 0]].all()
             assert ("core_size" in after.measures) == done.stage_two
             if method.log_mass:
                 logs = after.entries.traits["log_mass"][0, 0, 0]
@@ -591,6 +625,30 @@ def test_in_the_engine_tokens_do_not_depend_on_company(method):
         assert alone[1]["kappa_dispersion"] > 0 and alone[1]["log_mass_error"] > 0
 
 
+@pytest.mark.parametrize("method", [Cask(), Cask(core_mode="score"), Cask(merge=False)])
+def test_binding_reads_the_statistics_once(method, host, monkeypatch):
+    full, opened = host(geometry()), []
+
+    def counting(path, **options):
+        opened.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr("cask_methods.calibration.safe_open", counting)
+    policy = method.bind(full)
+    assert opened == [full.calibration]
+    statistics = policy.scorer.base.statistics
+    if method.core_mode == "vote":
+        assert policy.selector.voters.base.statistics is statistics
+    if method.merge:
+        assert policy.representation.statistics is statistics
+    # Part by part the same.
+    by_parts = [bound(part, full) for part in method.parts()]
+    assert [type(p) for p in by_parts] == [type(p) for p in policy.parts]
+    assert policy.selector.marks == by_parts[1].marks and (policy.selector.voters is None) == (
+        by_parts[1].voters is None
+    )
+
+
 def test_binding_needs_statistics_and_a_tokenizer(host):
     geo = geometry()
     full = host(geo)
@@ -605,9 +663,47 @@ def test_binding_needs_statistics_and_a_tokenizer(host):
 
 def test_what_it_stores():
     geo = geometry()
-    assert Cask().footprint(geo).shared_bytes == 12 and Cask().footprint(geo).trait_bytes == 0
-    assert Cask(log_mass=True).footprint(geo).shared_bytes == 16
+    assert Cask().footprint(geo).shared_bytes == 4 and Cask().footprint(geo).trait_bytes == 0
+    assert Cask(log_mass=True).footprint(geo).shared_bytes == 8
     assert Cask(merge=False).footprint(geo).auxiliary(100) == 0
+    assert Cask(merge=False, core="hard").footprint(geo).auxiliary(100) == 0
+    # Spans are kept where something generated can be lost.
+    for method in (Cask(core="hard"), Cask(similarity_role="forbid"), Cask(value_distance=3.0)):
+        assert method.footprint(geo).shared_bytes == 12
+    assert Cask(mass_gate=2.0, promotion=0.5).footprint(geo).shared_bytes == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSpans(TwoStage):
+    """The selector with spans, even where they cannot matter."""
+
+    gaps = True
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Cask(delta=16, recent=4),
+        Cask(delta=16, recent=4, mass_gate=2.0, promotion=0.8),
+        Cask(delta=16, recent=4, trigger="periodic", count_prompt=False),
+    ],
+)
+@pytest.mark.parametrize("window", [0, 3, 32])
+def test_spans_matter_only_where_something_is_lost(method, window, host):
+    """Without a hard core or vetoes that stay, keeping spans changes no event, whatever the window: they adjoin."""
+    policy = replace(method, local_window=window).bind(host(geometry(layers=2, head_dim=8)))
+    rule = {f.name: getattr(policy.selector, f.name) for f in dataclasses.fields(TwoStage)}
+    full = replace(policy, selector=WithSpans(**rule))
+    assert "span_low" in full.needs.traits and "span_low" not in policy.needs.traits
+    bare, spanned = Sequence(policy, 24, 6), Sequence(full, 24, 6)
+    events = 0
+    for (*_, a), (_, before, _, b) in zip(bare.grow(150), spanned.grow(150), strict=True):
+        events += 1
+        assert torch.equal(a.keep, b.keep) and torch.equal(a.entries.values, b.entries.values)
+        own, (low, high) = before.positions[0, 0, 0], (b.entries.traits[k][0, 0, 0] for k in ("span_low", "span_high"))
+        low, high = (torch.where(x < 0, own, x)[b.keep[0, 0, 0]][6:] for x in (low, high))
+        assert torch.equal(low[1:], high[:-1] + 1)
+    assert events > 4
 
 
 def test_parameters():

@@ -2,10 +2,12 @@
 
 import math
 
+import cask_oracle
 import pytest
 import torch
 from cask_methods.selectors.core import largest, promote, ranking, room, votes
 from cask_methods.selectors.runs import Rule, Scratch, merge_adjacent
+from cask_methods.selectors.scratch import transferred
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +99,71 @@ def test_zero_keys_resemble_nothing():
     link = torch.tensor([[True, True, False]])
     got = merge_adjacent(scratch, torch.ones(1, 3, dtype=torch.bool), link, torch.tensor([1]), ANY)
     assert got.starts.tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("veto", [{}, {"gate": 1.2}, {"distance": 2.0}, {"cosine": 0.5}])
+@pytest.mark.parametrize("window", [None, 0, 3])
+def test_equals_looking_at_all_pairs_again_after_every_merge(veto, window):
+    """Rows of realistic length, with runs, spans and masses, against the plain oracle."""
+    g = torch.Generator().manual_seed(len(veto) + (window or 0))
+    rows, width, dim = 4, 48, 6
+    direction = torch.randn(5, dim, generator=g)[torch.randint(5, (rows, width), generator=g)]
+    direction = direction + 0.4 * torch.randn(direction.shape, generator=g)
+    member = torch.rand(rows, width, generator=g) < 0.85
+    following = torch.cat([member[:, 1:], torch.zeros(rows, 1, dtype=torch.bool)], 1)
+    link = member & following & (torch.rand(rows, width, generator=g) < 0.9)
+    mass = torch.rand(rows, width, generator=g).double() * 3 + 1e-4
+    score = torch.randn(rows, width, generator=g).double()
+    low = torch.randint(1, 6, (rows, width), generator=g).cumsum(-1)
+    high = low + torch.randint(0, 2, (rows, width), generator=g)
+    values = torch.randn(rows, width, 3, 2, generator=g)
+    merges = torch.tensor([5, 0, 25, 48]).minimum(member.sum(-1))
+    gate = torch.full((rows,), veto["gate"]).double() if "gate" in veto else None
+    rule = Rule(window, gate, veto.get("distance", 0.0), veto.get("cosine", -math.inf))
+    absent = ~member.unsqueeze(-1)
+    scratch = Scratch(direction.masked_fill(absent, math.nan), mass, score, low, high, values)
+    got = merge_adjacent(scratch, member, link, merges, rule)
+    for r in range(rows):
+        case = {
+            "candidates": member[r].nonzero().flatten().tolist(),
+            "phase": [0, *(~link[r, :-1]).long().cumsum(0).tolist()],
+            "mass": mass[r].tolist(),
+            "s": score[r].tolist(),
+            "u": direction[r].tolist(),
+            "low": low[r].tolist(),
+            "high": high[r].tolist(),
+            "values": values[r].movedim(1, 0).tolist(),
+            "mean_best": 1.0,
+            "rule": {
+                "gate": veto.get("gate", 0.0),
+                "distance": rule.distance,
+                "local_window": math.inf if window is None else window,
+                "similarity": veto.get("cosine", -2.0),
+                "similarity_role": "forbid" if "cosine" in veto else "rank",
+            },
+        }
+        oracle = cask_oracle.Groups(case, set(), True, "gate" in veto)
+        target = len(oracle.groups) - int(merges[r])
+        oracle.reduce(target)
+        assert got.starts[r].nonzero().flatten().tolist() == [group[0] for group in oracle.groups]
+        assert int(got.short[r]) == len(oracle.groups) - target
+        for group in oracle.groups:
+            assert float(got.mass[r, group[0]]) == pytest.approx(oracle.mass(group))
+            assert int(got.low[r, group[0]]) == min(case["low"][j] for j in group)
+            assert int(got.high[r, group[0]]) == max(case["high"][j] for j in group)
+
+
+def test_tensors_that_are_transferred_together_stay_as_they_are():
+    """Any shape, number type and value; the largest position and the smallest float are what fp64 must hold."""
+    tensors = [
+        torch.tensor([[True, False], [False, True]]),
+        torch.tensor([[1, -1], [2**53, 7]]),
+        torch.tensor([[1e-38, torch.inf, 0.1], [-torch.inf, 3.4e38, -0.0]]),
+        torch.tensor([0.1, 1e-300], dtype=torch.float64),
+        torch.zeros(2, 0, dtype=torch.int64),
+    ]
+    for before, after in zip(tensors, transferred("cpu", *tensors), strict=True):
+        assert torch.equal(before, after) and before.dtype == after.dtype
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.data())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cask_eval.engine.contract import Allocation, Geometry, Representation, Scorer, Selector
-from cask_eval.engine.method import Encode, Method, param
+from cask_eval.engine.contract import Allocation, Geometry, Host, Representation, Scorer, Selector
+from cask_eval.engine.method import Encode, Method, Policy, param
 from cask_eval.errors import MethodError
 from cask_eval.schedule import Schedule
 from cask_methods.allocations.uniform import Uniform
@@ -39,6 +39,10 @@ class Cask(Method):
     paper: ClassVar[str] = "https://github.com/Skyline-23/CASK"
     deviations: ClassVar[tuple[str, ...]] = (
         "demoted core entries are counted and reported; the published code demotes silently, and core 'hard' does not",
+        "the core is demoted only until all descriptors fit; where value_distance or similarity_role 'forbid' keeps "
+        "them from fitting even without a core, it stays whole and the descriptors of lowest mass are evicted; the "
+        "published code gives up all of it",
+        "spans are remembered only where neighbours can lie apart (see local_window); the published code always does",
         "operator 'mean' is a weighted mean; in the published code it adds values up without dividing",
         "values are divided by the sum of their weights; the published max(sum, 1), which shrinks values of low "
         "support, is normaliser 'published'",
@@ -52,7 +56,8 @@ class Cask(Method):
         "cosines of neighbours are compared in steps of 2^-20; a descriptor's is that of its members' mean by mass",
         "prompt and generated entries are standardised apart, without the newest entries",
         "every sequence of a batch is decided for itself; the published code runs one at a time",
-        "allow_prefill_compression is not offered: an event always evicts prompt entries first",
+        "allow_prefill_compression, which leaves out the prompt's stage, is not offered: with count_prompt an event "
+        "always evicts prompt entries first, without it never",
         "kappa-dispersion, lost mass and log-mass errors are measured at every event; the published code names them "
         "and computes none",
     )
@@ -106,8 +111,9 @@ class Cask(Method):
     )
     core: str = param(
         "demote",
-        "When runs outnumber slots: demote gives up the core's lowest ranks, hard evicts the descriptors of lowest "
-        "mass.",
+        "When descriptors outnumber slots: demote gives up as many of the core's lowest ranks as it takes until they "
+        "fit, or none where value_distance or similarity_role forbid keeps them from fitting even without a core; hard "
+        "never gives up any. Descriptors that are still too many, those of lowest mass, are evicted.",
         source="published code: demotes, down to no core at all",
         choices=("demote", "hard"),
     )
@@ -128,7 +134,12 @@ class Cask(Method):
         source=_BOTH + " (use_phase_markers)",
     )
     local_window: int = param(
-        32, "Neighbours at most this many positions apart fold first.", source=_BOTH + " (merge_local_window)", low=0
+        32,
+        "Neighbours at most this many positions apart fold first. Changes nothing, and costs no memory, unless core is "
+        "hard, similarity_role is forbid or there is a value_distance: without these nothing generated is ever lost, "
+        "and what neighbours stand for adjoins.",
+        source=_BOTH + " (merge_local_window)",
+        low=0,
     )
     similarity: float = param(
         0.985,
@@ -221,6 +232,17 @@ class Cask(Method):
             representative=self.representative,
             voters=self.scorer() if self.core_mode == "vote" else None,
         )
+
+    def bind(self, host: Host) -> Policy:
+        """Scorer, voters and the fold's measures share one copy of the statistics."""
+        scorer = self.scorer().bind(host)
+        selector = replace(self.selector(), voters=None).bind(host)
+        if self.core_mode == "vote":
+            selector = replace(selector, voters=scorer)
+        fold = self.representation()
+        if self.merge:
+            fold = replace(fold, statistics=scorer.base.statistics)
+        return Policy(self, host, scorer, selector, self.allocation(), fold)
 
     def allocation(self) -> Allocation:
         return Uniform()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 _STEPS = 1 << 20
@@ -18,9 +18,9 @@ class Rule:
     """Which adjacent pair goes first, and which may never become one.
 
     Near pairs go before others, and of those the pair of the highest cosine, of equal ones the first; a pair is near
-    when its spans lie at most `window` positions apart. (The published tiers are 2 for near pairs whose cosine reaches
-    a threshold, 1 for other near ones, 0 for the rest. Within a tier the cosine decides, and near pairs above the
-    threshold beat those below it by their cosines already: the order is the same for every threshold.)
+    when its spans lie at most `window` positions apart, or with None always. (The published tiers are 2 for near pairs
+    whose cosine reaches a threshold, 1 for other near ones, 0 for the rest. Within a tier the cosine decides, and near
+    pairs above the threshold beat those below it by their cosines already: the order is the same for every threshold.)
     Cosines are compared in steps of 2^-20, so that rounding does not decide between keys that are alike.
 
     gate: [R], the highest sum of scores that a merged descriptor may have, inf for none. distance: the largest mean
@@ -28,7 +28,7 @@ class Rule:
     none.
     """
 
-    window: int
+    window: int | None
     gate: Tensor | None = None
     distance: float = 0.0
     cosine: float = -math.inf
@@ -40,9 +40,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Scratch:
-    """M adjacent entries of R sequences. direction: [R, M, D] fp64, the keys whose cosines count. mass, score: [R, M]
-    fp64. low, high: [R, M] int64, first and last position an entry stands for. values: [R, M, heads, D], needed only
-    for a distance."""
+    """M adjacent entries of R sequences. direction: [R, M, D] floating, the keys whose cosines count. mass, score:
+    [R, M] fp64. low, high: [R, M] int64, first and last position an entry stands for. values: [R, M, heads, D], needed
+    only for a distance."""
 
     direction: Tensor
     mass: Tensor
@@ -65,84 +65,97 @@ class Descriptors:
 
 
 def merge_adjacent(scratch: Scratch, member: Tensor, link: Tensor, merges: Tensor, rule: Rule) -> Descriptors:
-    """Merge `merges` [R] pairs in every row, one after the other, as far as there are any.
+    """Merge `merges` [R] pairs in every row, one after the other, as far as there are any. All tensors are on the host:
+    these are many steps of very little work, which a device would spend its time starting.
 
-    member: [R, M] bool, the entries that take part. link: [R, M] bool, whether an entry and the next one belong to
-    one run. A descriptor's direction and values are the means of its members' by mass.
-
-    All rows advance together, one merge each: max(merges) rounds over [R, M].
+    member: [R, M] bool, the entries that take part. link: [R, M] bool, whether an entry and the next one, both members,
+    belong to one run. A descriptor's direction and values are the means of its members' by mass.
     """
-    rows, width = member.shape
-    device = member.device
-    lead = torch.arange(rows, device=device)
-    # Column `width` is spare: "no neighbour", and where rows that are done write.
-    sums = torch.cat(
-        [scratch.direction * scratch.mass.unsqueeze(-1), scratch.mass.unsqueeze(-1), scratch.score.unsqueeze(-1)], -1
-    )
-    sums = _spare(sums.masked_fill(~member.unsqueeze(-1), 0), 0)
-    values = None
+    starts, mass, low, high, short = (x.clone() for x in (member, scratch.mass, scratch.low, scratch.high, merges))
+    directions, values = scratch.direction * mass.unsqueeze(-1), None
     if rule.distance:
-        values = (scratch.values * scratch.mass[..., None, None].to(scratch.values.dtype)).flatten(2)
-        values = _spare(values.masked_fill(~member.unsqueeze(-1), 0), 0)
-    low, high = _spare(scratch.low, 0), _spare(scratch.high, 0)
-    starts = _spare(member, False)
-    index = torch.arange(width + 1, device=device)
-    after = torch.where(_spare(link, False), index + 1, width)
-    before = torch.full((rows, width + 1), width, device=device)
-    before[:, 1:width] = torch.where(link[:, :-1], index[: width - 1], width)
-
-    def priority(left: Tensor, right: Tensor) -> Tensor:
-        """Keys [R, K] of the pairs of descriptors that start at `left` and `right` [R, K]."""
-        at = lead[:, None]
-        a, b = sums[at, left], sums[at, right]
-        u, v = a[..., :-2], b[..., :-2]
-        scale = (u.square().sum(-1) * v.square().sum(-1)).sqrt()
-        cosine = ((u * v).sum(-1) / torch.where(scale > 0, scale, 1) * _STEPS).round()
-        near = (low[at, right] - high[at, left]) <= rule.window
-        key = near.long() * _NEAR + cosine.long()
-        allowed = (left < width) & (right < width) & (cosine >= rule.cosine * _STEPS)
-        if rule.gate is not None:
-            allowed = allowed & (a[..., -1] + b[..., -1] <= rule.gate[:, None])
-        if values is not None:
-            apart = values[at, left] / _mass(a) - values[at, right] / _mass(b)
-            apart = torch.linalg.vector_norm(apart.unflatten(-1, scratch.values.shape[2:]), dim=-1).mean(-1)
-            allowed = allowed & (apart <= rule.distance)
-        return key.masked_fill(~allowed, _NEVER)
-
-    keys = torch.full((rows, width + 1), _NEVER, device=device)
-    keys[:, :width] = priority(index[:width].expand(rows, width), after[:, :width])
-    left_to_do = merges.clone()
-    for _ in range(int(merges.max()) if rows else 0):
-        best, left = keys[:, :width].max(-1)
-        live = (best > _NEVER) & (left_to_do > 0)
-        if rule.vetoes and not bool(live.any()):
-            break
-        left = torch.where(live, left, width)
-        right = after[lead, left]
-        following, previous = after[lead, right], before[lead, left]
-        sums[lead, left] += sums[lead, right]
-        if values is not None:
-            values[lead, left] += values[lead, right]
-        low[lead, left] = torch.minimum(low[lead, left], low[lead, right])
-        high[lead, left] = torch.maximum(high[lead, left], high[lead, right])
-        starts[lead, right] = False
-        keys[lead, right] = _NEVER
-        after[lead, left] = following
-        before[lead, following] = left
-        after[:, width] = before[:, width] = width
-        pairs = priority(torch.stack([left, previous], 1), torch.stack([following, left], 1))
-        keys[lead, left] = pairs[:, 0]
-        keys[lead, torch.where(live, previous, width)] = pairs[:, 1]
-        left_to_do -= live.long()
-    return Descriptors(starts[:, :width], sums[:, :width, -2], low[:, :width], high[:, :width], left_to_do)
+        values = (scratch.values * mass[..., None, None].to(scratch.values.dtype)).numpy()
+    for row, wanted in enumerate(merges.tolist()):
+        chain = _Chain(
+            rule=rule,
+            gate=math.inf if rule.gate is None else float(rule.gate[row]),
+            directions=list(directions[row].numpy()),
+            values=None if values is None else values[row],
+            score=scratch.score[row].tolist(),
+            starts=starts[row].numpy(),
+            mass=mass[row].numpy(),
+            low=low[row].numpy(),
+            high=high[row].numpy(),
+            links=link[row].tolist(),
+        )
+        while wanted and chain.merge():
+            wanted -= 1
+        short[row] = wanted
+    return Descriptors(starts, mass, low, high, short)
 
 
-def _mass(sums: Tensor) -> Tensor:
-    """The masses in `sums` [..., D + 2], [..., 1], 1 for the spare column."""
-    mass = sums[..., -2:-1].float()
-    return torch.where(mass > 0, mass, 1)
+@dataclass
+class _Chain:
+    """The descriptors of one sequence, each under the number of its first entry; `merge` changes all in place.
 
+    directions, values: sums over a descriptor's members, weighted by mass. links: whether an entry and the next one
+    belong to one run. size: squared lengths of the directions. after, before: the neighbours within the run, -1 for
+    none. keys: priorities of a descriptor's merger with the next one.
+    """
 
-def _spare(x: Tensor, fill: float) -> Tensor:
-    """A copy of `x` [R, M, …] with one more column."""
-    return torch.cat([x, x.new_full((x.shape[0], 1, *x.shape[2:]), fill)], 1)
+    rule: Rule
+    gate: float
+    directions: list[np.ndarray]
+    values: np.ndarray | None
+    score: list[float]
+    starts: np.ndarray
+    mass: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    links: InitVar[list[bool]]
+
+    def __post_init__(self, links: list[bool]) -> None:
+        self.size = [float(x.dot(x)) for x in self.directions]
+        self.after = [j + 1 if linked else -1 for j, linked in enumerate(links)]
+        self.before = [-1, *(j if linked else -1 for j, linked in enumerate(links[:-1]))]
+        self.keys = np.array([self.key(j) for j in range(len(links))])
+
+    def key(self, left: int) -> int:
+        """The priority of merging `left` with the next one."""
+        right, rule = self.after[left], self.rule
+        if right < 0:
+            return _NEVER
+        scale = math.sqrt(self.size[left] * self.size[right])
+        cosine = round(float(self.directions[left].dot(self.directions[right])) / scale * _STEPS) if scale else 0
+        if cosine < rule.cosine * _STEPS or self.score[left] + self.score[right] > self.gate:
+            return _NEVER
+        if self.values is not None:
+            a, b = (self.values[j] / np.float32(self.mass[j]) for j in (left, right))
+            if np.linalg.norm(a - b, axis=-1).mean() > rule.distance:
+                return _NEVER
+        near = rule.window is None or self.low[right] - self.high[left] <= rule.window
+        return _NEAR + cosine if near else cosine
+
+    def merge(self) -> bool:
+        """Merge the first pair of the highest priority; False when there is none."""
+        left = int(self.keys.argmax())
+        if self.keys[left] == _NEVER:
+            return False
+        right = self.after[left]
+        self.directions[left] += self.directions[right]
+        self.size[left] = float(self.directions[left].dot(self.directions[left]))
+        if self.values is not None:
+            self.values[left] += self.values[right]
+        self.mass[left] += self.mass[right]
+        self.score[left] += self.score[right]
+        self.low[left] = min(self.low[left], self.low[right])
+        self.high[left] = max(self.high[left], self.high[right])
+        self.starts[right], self.keys[right] = False, _NEVER
+        following, previous = self.after[right], self.before[left]
+        self.after[left] = following
+        if following >= 0:
+            self.before[following] = left
+        self.keys[left] = self.key(left)
+        if previous >= 0:
+            self.keys[previous] = self.key(previous)
+        return True

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -97,21 +97,30 @@ class Pool:
         """[R, M] bool: as many of the highest scores as there are slots."""
         return highest(self.scores, self.valid, self.slots)
 
-    def scratch(self) -> Scratch:
-        """What merging looks at. Rotation is the same in all heads at one position and keeps lengths, so the mean of
-        the unit keys is un-rotated, instead of every key. Raises FloatingPointError when keys are not finite."""
+    def directions(self) -> Tensor:
+        """[R, M, D]: mean un-rotated unit keys. Rotation is the same in all heads at one position and keeps lengths, so
+        the mean of the unit keys is un-rotated, instead of every key."""
         total = 0
-        for layer in self.entries.keys:
-            for keys in layer.unbind(1):
-                keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
-                size = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
-                total = total + keys / torch.where(size > 0, size, 1)
+        for keys in self.entries.keys:
+            keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
+            size = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
+            # One head after the other: a sum over heads could depend on how many sequences there are.
+            for unit in (keys / torch.where(size > 0, size, 1)).unbind(1):
+                total = total + unit
         mean = total / (self.entries.keys.shape[0] * self.entries.keys.shape[2])
-        if not bool(torch.isfinite(mean).all()):
+        return unrotate(mean, self.entries.positions[0, :, 0], self.entries.geometry)
+
+    def on_host(self) -> tuple[Pool, Scratch]:
+        """The pool with its numbers on the host, entries and values left where they are; and what merging looks at,
+        on the host. Raises FloatingPointError when keys are not finite."""
+        direction = self.directions().cpu()
+        if not bool(torch.isfinite(direction).all()):
             raise FloatingPointError("two-stage selection met keys that are not finite")
-        direction = unrotate(mean, self.entries.positions[0, :, 0], self.entries.geometry)
-        values = None if self.values is None else self.values.float().movedim((0, 2), (2, 3)).flatten(2, 3)
-        return Scratch(direction, self.mass, self.scores.double(), self.low, self.high, values)
+        names = ("first", "valid", "scores", "mass", "low", "high", "slots")
+        moved = transferred("cpu", *(getattr(self, name) for name in names))
+        pool = replace(self, **dict(zip(names, moved, strict=True)))
+        values = None if self.values is None else self.values.float().movedim((0, 2), (2, 3)).flatten(2, 3).cpu()
+        return pool, Scratch(direction, pool.mass, pool.scores.double(), pool.low, pool.high, values)
 
     def spread(self, x: Tensor, over: Tensor) -> Tensor:
         """`over` [R, n] with the values `x` [R, M] at the candidates."""
@@ -142,10 +151,11 @@ def keep_best(pool: Pool, order: Tensor, wanted: Tensor) -> Outcome:
 
 @dataclass(frozen=True)
 class Folding:
-    """How runs are folded: parameters of `two_stage.TwoStage`, and the `least_cosine` that may merge, or -inf."""
+    """How runs are folded: parameters of `two_stage.TwoStage`. local_window: None where neighbours always adjoin.
+    least_cosine: that may merge, or -inf."""
 
     core: str
-    local_window: int
+    local_window: int | None
     gate: float
     distance: float
     least_cosine: float
@@ -157,9 +167,13 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
 
     order: [R, M] the core's ranking, of which it takes the `wanted` [R] first, fewer than there are slots. same_phase:
     [R, M] bool, whether a candidate and the next one lie in the same phase of the text. The pool has values where
-    `how` has a distance. With vetoes every relaxation, demotions included, merges anew from single candidates.
+    `how` has a distance. With vetoes every relaxation, demotions included, merges anew from single candidates. A core
+    whose demotion would not make everything fit, because the least cosine or the distance forbids it, stays whole.
     """
-    scratch = pool.scratch()
+    device = order.device
+    # Many steps of little work each: on the host, where starting them costs nothing.
+    pool, scratch = pool.on_host()
+    order, wanted, same_phase = transferred("cpu", order, wanted, same_phase)
     gate = how.gate * pool.scores.double().masked_fill(~pool.best(), 0).sum(-1) / pool.slots
     fits, demotes = cores.room(order, pool.valid, pool.slots), how.core == "demote"
     member, link = _runs(pool, _first(order, wanted), same_phase)
@@ -167,6 +181,7 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
     size = torch.where(phased, wanted, cores.largest(fits, wanted)) if demotes else wanted
     # The core is touched only after the gate is gone.
     gated = (size == wanted) & bool(how.gate)
+    demotable = (wanted > 0) & demotes
     while True:
         core = _first(order, size)
         member, link = _runs(pool, core, same_phase | ~phased[:, None])
@@ -179,14 +194,17 @@ def fold_runs(pool: Pool, order: Tensor, wanted: Tensor, same_phase: Tensor, how
             break
         stuck = done.short > 0
         unphase, ungate = stuck & phased, stuck & ~phased & gated
-        demote = stuck & ~phased & ~gated & (size > 0) & demotes
+        demote = stuck & ~phased & ~gated & demotable
         if not bool((unphase | ungate | demote).any()):
             break
         phased, gated = phased & ~unphase, gated & ~ungate
-        size = torch.where(demote, cores.largest(fits, size - 1), size)
+        # Where giving up all of it is not enough, something is evicted either way, and the core stays whole.
+        demotable = demotable & ~(demote & (size == 0))
+        smaller = torch.where(demotable, cores.largest(fits, size - 1), wanted)
+        size = torch.where(demote, smaller, size)
     into, low, high = _represent(pool, member, done, pool.slots - size, how.representative)
     into = torch.where(core, pool.index, into)
-    return Outcome(core, into == pool.index, into, wanted, low, high)
+    return Outcome(*transferred(device, core, into == pool.index, into, wanted, low, high))
 
 
 def _represent(
@@ -222,3 +240,11 @@ def _runs(pool: Pool, core: Tensor, together: Tensor) -> tuple[Tensor, Tensor]:
 
 def _first(order: Tensor, size: Tensor) -> Tensor:
     return cores.inverse(order) < size[:, None]
+
+
+def transferred(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
+    """Tensors [R, …] of numbers that fp64 can hold, on another device, by one transfer instead of many."""
+    rows = len(tensors[0])
+    packed = torch.cat([x.double().reshape(rows, -1) for x in tensors], 1).to(device)
+    parts = packed.split([x[0].numel() for x in tensors], 1)
+    return [part.reshape(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)]

@@ -35,9 +35,10 @@ class TwoStage:
     Stage two, where the generated entries still outnumber their slots: the newest stay; of the m others, which share a
     slots, a protected core stays as it is; the rest forms runs of neighbours, broken by the core and by phases of
     the text, and adjacent descriptors within a run are merged (`runs.Rule`) until all fit. When they cannot, phase
-    breaks are dropped, then the mass gate, then, with core ``demote``, the core's lowest ranks one by one, down to
-    none. With core ``hard`` it stays whole. What is too many after that, the descriptors of lowest mass, is evicted
-    (ties evict the later). An entry's support is σ = softplus(s) + 1e-4, its mass σ times the tokens it stands for.
+    breaks are dropped, then the mass gate, then, with core ``demote``, as many of the core's lowest ranks as it takes
+    until all fit, at most all. The core stays whole with core ``hard``, and where no demotion makes all fit because
+    similarities or values forbid it. What is too many then, the descriptors of lowest mass, is evicted (ties evict the
+    later). An entry's support is σ = softplus(s) + 1e-4, its mass σ times the tokens it stands for.
 
     Two guards, as the schedule counts them: ``prefix_budget_exhausted`` keeps the last entries and nothing else,
     ``merge_inactive`` (fewer than two slots) the prompt's survivors and the newest generated entries.
@@ -47,7 +48,7 @@ class TwoStage:
     core_ratio, min_core: the core's share of the slots and its least size. core_mode: ``vote`` (every query head of
         `voters` votes for its best; votes, then scores) or ``score``.
     local_window, gate, distance: see `runs.Rule`; the gate is a multiple of the mean of the a best scores. 0 is no
-        gate, and no distance.
+        gate, and no distance. The window matters only where `gaps`.
     similarity, similarity_role: a threshold for cosines; ``rank`` prefers pairs that reach it, as published, which
         never changes the order (`runs.Rule` says why); ``forbid`` never merges others.
     promotion: entries with at least this multiple of the core's lowest score join the core while room is left; 0 is
@@ -79,9 +80,16 @@ class TwoStage:
     marks: Markers | None = None
 
     @property
+    def gaps(self) -> bool:
+        """Whether generated entries can be evicted, so that spans of neighbours may lie apart. Otherwise they adjoin,
+        whatever was merged, and need not be remembered."""
+        return self.merge and (self.core == "hard" or self.similarity_role == "forbid" or bool(self.distance))
+
+    @property
     def needs(self) -> Needs:
         """What merged entries stand for; a span of -1 is the entry's own position."""
-        return Needs(traits={"count": COUNT, "span_low": _SPAN, "span_high": _SPAN} if self.merge else {})
+        count, spans = {"count": COUNT}, {"span_low": _SPAN, "span_high": _SPAN}
+        return Needs(traits={**(count if self.merge else {}), **(spans if self.gaps else {})})
 
     def bind(self, host: Host) -> TwoStage:
         """Raises MethodError when phases are wanted and there is no tokenizer to find them."""
@@ -97,9 +105,9 @@ class TwoStage:
         """`scores`, `candidates`: [1, R, 1, n], the candidates being all resident entries; `quota` [1, R, 1], how many
         stay.
 
-        traits: the spans, and ``support`` σ for the representation. measures of stage two, NaN for a row without it:
-        core_size; core_demoted; descriptors; folded, the entries they stand for; dropped, those evicted because
-        descriptors outnumbered slots; with S the a candidates of highest score, rho_core = Σ_core σ / Σ_S σ and
+        traits: the spans where kept, and ``support`` σ for the representation. measures of stage two, NaN for a row
+        without it: core_size; core_demoted; descriptors; folded, the entries they stand for; dropped, those evicted
+        because descriptors outnumbered slots; with S the a candidates of highest score, rho_core = Σ_core σ / Σ_S σ and
         rho_kept = Σ_kept σ / Σ_S σ; lost_mass, the share of the candidates' mass that is not the kept ones' own.
 
         Raises MethodError under another schedule than ``two_stage``, before `bind`, and for scores that layers or
@@ -126,7 +134,7 @@ class TwoStage:
             done = self._stage_two(pool)
             keep[at] = pool.spread(done.kept, keep[at])
             into[at] = pool.spread(torch.where(done.into < 0, -1, done.into + pool.first[:, None]), into[at])
-            if self.merge:
+            if self.gaps:
                 for name, span in (("span_low", done.low), ("span_high", done.high)):
                     held = traits[name] = entries.traits[name].clone()
                     span = torch.where(span == pool.entries.positions[0, :, 0], -1, span)
@@ -156,7 +164,8 @@ class TwoStage:
         if not self.merge:
             return keep_best(pool, order, size)
         least = self.similarity if self.similarity_role == "forbid" else -math.inf
-        how = Folding(self.core, self.local_window, self.gate, self.distance, least, self.representative)
+        window = self.local_window if self.gaps else None
+        how = Folding(self.core, window, self.gate, self.distance, least, self.representative)
         return fold_runs(pool, order, size, self._same_phase(pool), how)
 
     def _same_phase(self, pool: Pool) -> Tensor:
