@@ -354,6 +354,11 @@ def test_defaults_are_the_published_ones_and_a_quarter_of_them():
     for name in ("mass_step", "decay", "mix", "sink"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert theirs.schedule(512).trigger == "periodic" and theirs.schedule(512).prompt == "compete"
+    # A prompt above the target waits for no period.
+    assert theirs.schedule(512).compresses_prompt(513) and not theirs.schedule(512).compresses_prompt(512)
+    assert "right after a prompt above target" in AMSFaithful.parameters()["trigger"].metadata["doc"]
+    assert ours.schedule(64).prompt == "pinned"
+    assert any("the prompt is pinned by default" in said for said in AMS.deviations)
 
 
 @pytest.mark.parametrize(

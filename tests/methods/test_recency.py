@@ -26,8 +26,12 @@ def test_recency_is_its_closed_form():
     keep = policy.compress(e, torch.tensor([10, 9])).keep
     for r, (n, target) in enumerate(((20, 10), (14, 9))):
         assert keep[0, r, 0].nonzero().flatten().tolist() == [*range(4), *range(n - target + 4, n)]
-    keep = RecencyPP().bind(Host(e.geometry)).compress(e, torch.tensor([10, 9])).keep
-    assert keep[0, 0, 0].nonzero().flatten().tolist() == [*range(6), *range(16, 20)]
+    for method in (RecencyPP(), Recency(prompt="pinned")):
+        keep = method.bind(Host(e.geometry)).compress(e, torch.tensor([10, 9])).keep
+        assert keep[0, 0, 0].nonzero().flatten().tolist() == [*range(6), *range(16, 20)]
+    # A sink that is longer than a protected prompt.
+    keep = Recency(prompt="pinned", sink=7).bind(Host(e.geometry)).compress(e, torch.tensor([10, 9])).keep
+    assert keep[0, 0, 0].nonzero().flatten().tolist() == [*range(7), *range(17, 20)]
 
 
 def drift(budget, delta, events):

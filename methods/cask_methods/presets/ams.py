@@ -17,7 +17,8 @@ _SCALED = "the published README's {} for targets of 512, divided by four for tar
 @dataclass(frozen=True)
 class AMS(Wrapping):
     """Cuts every head's row where attention mass gathers, gives each segment a floor and a share by mass, and keeps
-    the best-scored entries of each (https://arxiv.org/abs/2605.23200). Quotas are exact and floors hold.
+    the best-scored entries of each (https://arxiv.org/abs/2605.23200). Quotas are exact, and floors hold where
+    they fit.
 
     The remembered queries and 4 bytes of credit per entry are charged to its cache.
     """
@@ -28,6 +29,7 @@ class AMS(Wrapping):
     deviations: ClassVar[tuple[str, ...]] = (
         "the paper's text was not public when this was written: the algorithm is its code's, mended; see ams_faithful "
         "for the code's own",
+        "the prompt is pinned by default; in published code it competes (set prompt to compete)",
         "window, l_min, l_max, q_min and recent are the published ones divided by four, as delta is (512 to 128), for "
         "budgets of 64 to 128: 32 remembered queries alone cost as much as 112 entries on the 7B model",
         "what is protected (prompt, sink, newest entries) is set aside first, has no mass and counts for its "
@@ -43,7 +45,7 @@ class AMS(Wrapping):
         "a score shared over heads (tova) keeps one set for them, by their mean mass; in published code each head has "
         "its own segments even then",
         "fires by the slack trigger, as the other presets do; the original fires when the length is a multiple of 512 "
-        "(set trigger to periodic)",
+        "(set trigger to periodic and delta to 512)",
         "TriAttention, if wrapped: " + TriAttention.deviations[0],
     )
 

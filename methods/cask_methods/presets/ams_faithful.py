@@ -19,14 +19,14 @@ _README = "published README"
 
 @dataclass(frozen=True)
 class AMSFaithful(Wrapping):
-    """The published algorithm and its defaults (https://arxiv.org/abs/2605.23200): nothing is pinned, quotas are
-    mended in circles, and the sink and the newest entries are forced in at the end. Refuses where the published code
-    does not terminate. `AMS` is the mended one.
+    """The published algorithm and its defaults (https://arxiv.org/abs/2605.23200) at batch size 1: nothing is pinned,
+    quotas are mended in circles, and the sink and the newest entries are forced in at the end. Refuses where the
+    published code does not terminate, and targets that the forced entries fill. `AMS` is the mended one.
 
     The remembered queries and 4 bytes of credit per entry are charged to its cache.
     """
 
-    summary: ClassVar[str] = "AMS as published, defects included"
+    summary: ClassVar[str] = "AMS as published, with its repairs and truncation of quotas"
     paper: ClassVar[str] = "https://arxiv.org/abs/2605.23200"
     reference: ClassVar[str | None] = None
     deviations: ClassVar[tuple[str, ...]] = (
@@ -43,17 +43,17 @@ class AMSFaithful(Wrapping):
         "TriAttention, if wrapped: " + TriAttention.deviations[0],
     )
 
-    delta: int = param(512, "Steps between events.", source=_README, low=1)
+    delta: int = param(512, "Steps between events; trigger every_step takes no notice of it.", source=_README, low=1)
     trigger: str = param(
         "periodic",
-        "periodic: fire above target when the logical length is a multiple of delta; slack: at target + delta; "
-        "every_step: above target.",
+        "periodic: fire above target when the logical length is a multiple of delta, and right after a prompt above "
+        "target, whatever its length; slack: at target + delta; every_step: above target.",
         source=_README,
         choices=("periodic", "slack", "every_step"),
     )
     prompt: str = param(
         "compete",
-        "compete: prompt entries compete like any other; published code knows nothing else.",
+        "compete: prompt entries compete like any other, except the sink; published code knows nothing else.",
         source=_README,
         choices=("compete",),
     )

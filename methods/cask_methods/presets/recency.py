@@ -15,16 +15,17 @@ from cask_methods.scorers.recency import RecencyScorer
 
 @dataclass(frozen=True)
 class Recency(Scheduled):
-    """Keeps the first `sink` positions and the newest b − sink (https://arxiv.org/abs/2309.17453).
+    """Keeps the first `sink` positions and the newest b − sink (https://arxiv.org/abs/2309.17453), or, where the prompt
+    is protected, the prompt (and the sink, if that is longer) and the newest others.
 
-    `RecencyPP` is the same under a pinned prompt.
+    `RecencyPP` is the same with a pinned prompt, without sink and re-indexing.
     """
 
     summary: ClassVar[str] = "StreamingLLM: sinks and the newest entries"
     paper: ClassVar[str] = "https://arxiv.org/abs/2309.17453"
     deviations: ClassVar[tuple[str, ...]] = (
-        "with reindex false, keys stay rotated at their logical positions; the original re-rotates keys to their slots "
-        "in the cache (set reindex to true)",
+        "with reindex false, keys stay rotated at their logical positions; the original rotates unrotated keys to "
+        "their slots in the cache at every step (set reindex to true)",
         "with reindex true, kept keys are turned and rounded at every event; the original keeps them unrotated. In "
         "bfloat16, with random keys and the slack trigger at delta 128, they are off after 50 events by 0.17 % on "
         "average and 0.2 % at worst for b = 64, which is one rounding, and by 0.26 % and 0.5 % for b = 512; that "
