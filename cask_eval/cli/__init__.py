@@ -33,7 +33,9 @@ COMMANDS = {
     "analyze": "Derive the decision from the closed records.",
     "report": "Write the report of an analysed study.",
     "pack": "Compress the records of a closed study.",
+    "export": "Write all that a reviewer needs into one zip file.",
     "status": "Say where each study stands and what comes next.",
+    "compare": "Compare arms in any table of paired outcomes.",
     "stats": "Test one comparison, from its counts.",
     "verify": "Check that a study's decision follows from its locked protocol.",
 }

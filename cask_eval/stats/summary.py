@@ -21,8 +21,8 @@ def summarise(
     """What there is to say about one binary comparison, ready for JSON.
 
     A test's name holds its three p-values: ``two_sided``, ``greater`` (small when the candidate is better) and
-    ``less``. An interval's holds its ends at `level`, 1 − alpha when None. ``non_inferiority`` is None without a margin.
-    Raises ValueError unless K = 1 and alpha, level and margin lie between 0 and 1.
+    ``less``. An interval's holds its ends at `level`, 1 − alpha when None. ``non_inferiority`` is None without a
+    margin. Raises ValueError unless K = 1 and alpha, level and margin lie between 0 and 1.
     """
     check_binary("summarise", pairs.samples)
     check_inside("alpha", float(alpha), 0, 1)
