@@ -21,7 +21,7 @@ from cask_eval.anchor.token import SKEW, Token
 from cask_eval.ledger.events import Anchor, Event
 from cask_eval.ledger.log import TIME
 
-#: The events that must be anchored for a study to count as anchored, in their order.
+#: The events that must be anchored for a study to count as anchored, in their order (`milestones`).
 MILESTONES = ("register", "consume", "close")
 #: Each is a signature to verify.
 MAX_ANCHORS = 200
@@ -64,7 +64,7 @@ class Findings:
     @property
     def notes(self) -> list[str]:
         """One line per milestone with an attested time."""
-        return [_note(kind, b) for kind, b in self.brackets.items() if b.not_before or b.not_after]
+        return [_note(b) for b in self.brackets.values() if b.not_before or b.not_after]
 
 
 def check_anchors(events: Sequence[Event], study: str, roots: Sequence[Certificate]) -> Findings:
@@ -90,15 +90,41 @@ def check_anchors(events: Sequence[Event], study: str, roots: Sequence[Certifica
         except (AnchorError, ValueError) as error:
             faults.append(f"{where}: {error}")
     faults += _contradictions(place, stamps)
-    first = {e.event: e for e in reversed(events) if e.study == study and e.event in MILESTONES}
-    gaps += _gaps(study, first, place, stamps)
-    brackets = {kind: _bracket(first[kind], place, stamps) for kind in MILESTONES if kind in first}
+    reached = milestones(events, study)
+    gaps += _gaps(study, reached, place, stamps)
+    brackets = {kind: _bracket(event, place, stamps) for kind, event in reached.items()}
     return Findings(tuple(stamps), brackets, tuple(faults), tuple(gaps))
+
+
+def milestones(events: Sequence[Event], study: str) -> dict[str, Event]:
+    """The milestones that a study has reached. Its `register` is the event that stands for the registration when the
+    held-out split is consumed: the register event, or the last amendment before that."""
+    found: dict[str, Event] = {}
+    for event in events:
+        if event.study != study:
+            continue
+        if event.event == "amend" and "consume" not in found:
+            found["register"] = event
+        elif event.event in MILESTONES:
+            found.setdefault(event.event, event)
+    return {kind: found[kind] for kind in MILESTONES if kind in found}
 
 
 def stamped(events: Sequence[Event], study: str) -> set[str]:
     """The hashes that the study's anchors name, verified or not."""
     return {e.payload["hash"] for e in events if e.study == study and e.event == "anchor"}
+
+
+def beacon(events: Sequence[Event], study: str) -> str | None:
+    """The beacon of the first anchor over the study's registration, verified or not; None while there is none. What is
+    derived from it cannot have been computed before the authority answered. Raises MalformedError."""
+    registration = milestones(events, study).get("register")
+    for event in events:
+        if registration and event.study == study and event.event == "anchor":
+            payload = Anchor.model_validate(event.payload)
+            if payload.hash == registration.hash:
+                return tokens.beacon(base64.b64decode(payload.token))
+    return None
 
 
 def _stamp(
@@ -144,27 +170,28 @@ def _contradictions(place: dict[str, int], stamps: list[Stamp]) -> Iterator[str]
                 )
 
 
-def _gaps(study: str, first: dict[str, Event], place: dict[str, int], stamps: list[Stamp]) -> Iterator[str]:
+def _gaps(study: str, reached: dict[str, Event], place: dict[str, int], stamps: list[Stamp]) -> Iterator[str]:
     """What an anchored study would show and this one does not."""
-    earliest: dict[str, Stamp] = {}
+    earliest: dict[str, datetime] = {}
     for kind in MILESTONES:
-        own = [s for s in stamps if kind in first and s.event.hash == first[kind].hash]
-        if own:
-            earliest[kind] = min(own, key=lambda s: s.token.gen_time)
-        elif kind in first:
-            yield f"{kind} is not stamped; `cask-eval anchor {study} --event {kind}` still can"
-        else:
+        if kind not in reached:
             yield f"there is no {kind} event yet"
-    if "register" in earliest and "consume" in first:
-        anchors = [place[s.anchor.hash] for s in stamps if s.event.hash == first["register"].hash]
-        if min(anchors) > place[first["consume"].hash]:
+            continue
+        event = reached[kind]
+        own = [s for s in stamps if s.event.hash == event.hash]
+        if not own:
+            yield f"{event.event} (line {event.seq + 1}) is not stamped; `cask-eval anchor {study} --tsa URL` still can"
+            continue
+        earliest[kind] = min(s.token.gen_time for s in own)
+        entered = min(place[s.anchor.hash] for s in own)
+        if kind == "register" and "consume" in reached and entered > place[reached["consume"].hash]:
             yield (
-                "the stamp over register was entered after the held-out run began, so nothing shows that the "
+                f"the stamp over {event.event} was entered after the held-out run began, so nothing shows that the "
                 "registration was stamped first"
             )
-    known = [k for k in MILESTONES if k in earliest]
+    known = list(earliest)
     for before, after in zip(known, known[1:], strict=False):
-        if earliest[after].token.gen_time < earliest[before].token.gen_time:
+        if earliest[after] < earliest[before]:
             yield f"{after} was stamped before {before} was, so the stamps do not show their order"
 
 
@@ -175,12 +202,12 @@ def _bracket(event: Event, place: dict[str, int], stamps: list[Stamp]) -> Bracke
     return Bracket(event, time_of(event), max(before, default=None), min(after, default=None))
 
 
-def _note(kind: str, b: Bracket) -> str:
+def _note(b: Bracket) -> str:
     said = [f"not before {b.not_before.strftime(TIME)}"] if b.not_before else []
     said += [f"not after {b.not_after.strftime(TIME)}"] if b.not_after else []
     late = b.not_after - b.stated if b.not_after else None
     tail = f", {_span(late)} after the time that it states" if late and late > SKEW else ""
-    return f"{kind} was written {' and '.join(said)}{tail}"
+    return f"{b.event.event} was written {' and '.join(said)}{tail}"
 
 
 def _span(delta: timedelta) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cryptography.x509 import Certificate
 
 from cask_eval.anchor import token as tokens
-from cask_eval.anchor.check import MILESTONES, check_anchors, stamped
+from cask_eval.anchor.check import check_anchors, milestones, stamped
 from cask_eval.anchor.errors import AnchorError, MismatchError
 from cask_eval.anchor.token import Token
 from cask_eval.errors import StateError
@@ -21,14 +21,15 @@ from cask_eval.ledger.state import guard
 def targets(events: Sequence[Event], study: str, kinds: Sequence[str] = ()) -> list[Event]:
     """The study's last event of each of these kinds, in the ledger's order; without kinds, every milestone that no
     anchor names yet. Raises StateError when the study has no event of a kind."""
+    if not kinds:
+        done = stamped(events, study)
+        return [e for e in milestones(events, study).values() if e.hash not in done]
     own = {e.event: e for e in events if e.study == study}
     if missing := [kind for kind in kinds if kind not in own]:
         raise StateError(
             f"study {study!r} has no {missing[0]} event to stamp; it has {', '.join(k for k in own if k != 'anchor')}"
         )
-    done = stamped(events, study)
-    chosen = set(kinds) or {k for k in MILESTONES if k in own and own[k].hash not in done}
-    return sorted((own[k] for k in chosen), key=lambda e: e.seq)
+    return sorted((own[k] for k in set(kinds)), key=lambda e: e.seq)
 
 
 def covered(events: Sequence[Event], token: bytes) -> Event:

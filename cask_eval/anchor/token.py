@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from cask_eval.anchor.errors import (
     UntrustedError,
 )
 from cask_eval.anchor.request import digest_of
+from cask_eval.canonical import digest_bytes
 
 #: More than any reply has; real ones with a chain of three certificates have 6 KiB.
 MAX_BYTES = 64 << 10
@@ -49,7 +49,7 @@ class Token:
     """A verified time-stamp token. `hash` is what it is over, `gen_time` when the authority says that it saw it, whole
     seconds of UTC. `tsa` and `root` are the subjects of the signer's certificate and of the root behind it.
 
-    `beacon` is the digest of the signature: a number that nobody but the authority could have known before `gen_time`.
+    `beacon`: see the function of that name.
     """
 
     der: bytes
@@ -101,6 +101,17 @@ def imprint(token: bytes) -> str:
     return f"sha256:{found.message.hex()}"
 
 
+def beacon(token: bytes) -> str:
+    """The digest of a token's signature, unverified: a number that nobody but the authority could have known before
+    the token was made, and that no change to what the signature does not cover can alter. Raises MalformedError."""
+    with _reading():
+        _, explicit = der.some(der.read(token).content, 2)
+        *_, signers = der.elements(der.read(explicit.content).content)  # SignedData's last member (RFC 5652 §5)
+        parts = der.elements(der.read(signers.content).content)
+        (signature,) = (part.content for part in parts if part.tag == der.OCTET_STRING)
+        return digest_bytes(signature)
+
+
 def verify(token: bytes, hash: str, roots: Sequence[Certificate], *, nonce: int | None = None) -> Token:
     """Check that `token` is a time stamp over `hash` by an authority under one of `roots`.
 
@@ -132,9 +143,9 @@ def verify(token: bytes, hash: str, roots: Sequence[Certificate], *, nonce: int 
             policy=info.policy.dotted_string,
             serial=info.serial_number,
             nonce=info.nonce,
-            tsa=_signer(response).subject.rfc4514_string()[:1000],
+            tsa=_signer(response).subject.rfc4514_string()[:1000] or "(no name)",
             root=_root(response, hash, roots),
-            beacon="sha256:" + hashlib.sha256(_signature(token)).hexdigest(),
+            beacon=beacon(token),
         )
 
 
@@ -242,11 +253,3 @@ def _issuer(response: TimeStampResponse) -> str:
         return f"issuer of the signer: {_signer(response).issuer.rfc4514_string():.200}"
     except Exception:
         return "it names no issuer"
-
-
-def _signature(token: bytes) -> bytes:
-    """The octets of the one signature: SignedData's last member is the set of SignerInfos (RFC 5652 §5)."""
-    _, explicit = der.some(der.read(token).content, 2)
-    *_, signers = der.elements(der.read(explicit.content).content)
-    parts = der.elements(der.read(signers.content).content)
-    return next(part.content for part in parts if part.tag == der.OCTET_STRING)

@@ -10,7 +10,7 @@ import click
 from cask_eval.cli.common import command_line, json_option, print_json, say, study_argument, workspace
 from cask_eval.errors import CaskError, StateError
 
-KINDS = ("register", "dev_run", "select", "consume", "records", "close", "analysis")
+KINDS = ("register", "amend", "dev_run", "select", "consume", "records", "close", "analysis")
 
 
 @click.command("anchor")
@@ -171,5 +171,5 @@ def _line(row: dict) -> str:
 
 
 def _say_late(events, event) -> None:
-    if event.event == "register" and any(e.event == "consume" and e.study == event.study for e in events):
-        say("note: the held-out run has begun before, so this does not show that the registration was stamped first")
+    if event.event in ("register", "amend") and any(e.event == "consume" and e.study == event.study for e in events):
+        say("note: the held-out run had begun already, so this does not show that the registration was stamped first")

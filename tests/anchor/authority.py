@@ -155,9 +155,7 @@ def forge(
         sorted(
             [
                 attribute("1.2.840.113549.1.9.3", TST),
-                attribute(
-                    "1.2.840.113549.1.9.4", der.write(der.OCTET_STRING, hashlib.sha256(signs(info)).digest())
-                ),
+                attribute("1.2.840.113549.1.9.4", der.write(der.OCTET_STRING, hashlib.sha256(signs(info)).digest())),
             ]
         )
     )

@@ -16,6 +16,7 @@ from ledger_payloads import make_payload
 
 from cask_eval.anchor import check
 from cask_eval.anchor.check import check_anchors
+from cask_eval.anchor.entry import targets
 from cask_eval.canonical import ZERO
 from cask_eval.ledger.events import Event
 from cask_eval.ledger.log import TIME, audit, line_of, seal
@@ -98,15 +99,17 @@ def test_an_anchored_study(story, judge):
 def test_no_anchor_at_all(story, judge):
     found = judge(story.milestones(()))
     assert not found.anchored and not found.faults and not found.notes
-    assert [g.split(";")[0] for g in found.gaps] == [f"{k} is not stamped" for k in check.MILESTONES]
-    assert "cask-eval anchor s --event consume" in found.gaps[1]
+    lines = {"register": 1, "consume": 4, "close": 6}
+    assert [g.split(";")[0] for g in found.gaps] == [f"{k} (line {n}) is not stamped" for k, n in lines.items()]
+    assert "`cask-eval anchor s --tsa URL`" in found.gaps[1]
 
 
 @pytest.mark.parametrize("missing", check.MILESTONES)
 def test_one_anchor_too_few(story, judge, missing):
     found = judge(story.milestones([k for k in check.MILESTONES if k != missing]))
     assert not found.anchored and not found.faults
-    assert found.gaps == (f"{missing} is not stamped; `cask-eval anchor s --event {missing}` still can",)
+    (gap,) = found.gaps
+    assert gap.startswith(f"{missing} (line ") and "is not stamped; `cask-eval anchor s --tsa URL` still can" in gap
 
 
 def test_a_study_that_is_not_over(story, judge):
@@ -119,6 +122,31 @@ def test_a_stamp_on_a_later_event_covers_the_earlier_ones(story, judge):
     close = found.brackets["close"].not_after
     assert found.brackets["register"].not_after == found.brackets["consume"].not_after == close
     assert len(found.gaps) == 2
+
+
+def test_an_amendment_stands_for_the_registration(story, judge):
+    """Whose stamp counts is what was in force when the held-out split was consumed."""
+    kinds = ("register", "dev_run", "analysis", "consume", "analysis")
+    register, dev_run, amend, consume, later = (story.add(kind) for kind in kinds)
+    amend, later = (e.model_copy(update={"event": "amend"}) for e in (amend, later))
+    events = [register, dev_run, amend, consume, later]
+    assert check.milestones(events, "s") == {"register": amend, "consume": consume}
+    assert check.milestones(events[:2], "s") == {"register": register}
+    assert check.milestones(events, "t") == {}
+    assert targets(events, "s") == [amend, consume]
+    assert "amend (line 3) is not stamped" in check_anchors(events, "s", ()).gaps[0]
+
+
+def test_the_beacon_is_that_of_the_first_stamp_over_the_registration(story, judge):
+    register, other = story.add("register"), story.add("dev_run")
+    story.wait()
+    story.anchor(other)
+    assert check.beacon(story.events, "s") is None and check.beacon([], "s") is None
+    story.anchor(register)
+    story.wait()
+    story.anchor(register)
+    first, second = judge(story).stamps[1:]
+    assert check.beacon(story.events, "s") == first.token.beacon != second.token.beacon
 
 
 # --- attacks ----------------------------------------------------------------------------------------------------------

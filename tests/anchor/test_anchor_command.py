@@ -135,6 +135,7 @@ def answering(make):
 @pytest.fixture
 def refused(ledger, cask):
     """Ask an authority that answers so; the ledger must stay as it is."""
+
     def run(error, message, make, trust=True):
         before = ledger.path.read_bytes()
         with serve(answering(make)) as server, pytest.raises(error, match=message) as caught:

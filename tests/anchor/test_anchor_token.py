@@ -272,3 +272,6 @@ def test_the_beacon_is_the_signature_and_nothing_around_it(pki, event, verify):
     one = forge(pki.signer, event.hash, WHEN, certificates=tuple(sorted([pki.signer.der, pki.root.der])))
     assert verify(one).beacon == verify(forge(pki.signer, event.hash, WHEN)).beacon
     assert verify(forge(pki.signer, event.hash, WHEN + timedelta(seconds=1))).beacon != verify(one).beacon
+    assert token.beacon(verify(one).der) == verify(one).beacon
+    with pytest.raises(MalformedError):
+        token.beacon(b"0")
