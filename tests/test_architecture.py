@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "runner": {*FOUNDATION, "engine"},
     "verify": set(FOUNDATION),
     "report": set(FOUNDATION),
+    "bundle": {*FOUNDATION, "verify"},
     "embedded": {"tasks"},
 }
-TORCH_FREE = [*FOUNDATION, "verify", "report"]
+TORCH_FREE = [*FOUNDATION, "verify", "report", "bundle"]
 
 
 def imports(path: Path) -> set[str]:

@@ -22,11 +22,16 @@ from cask_eval.workspace import Workspace
     show_default=True,
     help="Evidence level below which the verdict is only partial (exit 3).",
 )
+@click.option("--study", "inside", metavar="NAME", help="Which study of a bundle, if not the one exported.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, study: str | None, head: str | None, require: str, as_json: bool) -> int:
-    """Check that the decision of STUDY follows from its locked protocol. STUDY is a name or a folder inside its
-    workspace; the default is the one closed study. Needs no torch, no GPU and no network."""
+def command(
+    ctx: click.Context, study: str | None, head: str | None, require: str, inside: str | None, as_json: bool
+) -> int:
+    """Check that the decision of STUDY follows from its locked protocol. STUDY is a name, a folder inside its
+    workspace, or a bundle that `cask-eval export` wrote (the zip file or what it unpacks to); the default is the one
+    closed study. Needs no torch, no GPU and no network."""
+    from cask_eval.bundle.read import examine, is_bundle
     from cask_eval.fields import NAME
     from cask_eval.ledger.log import Ledger, audit
     from cask_eval.ledger.state import known, pick
@@ -37,6 +42,13 @@ def command(ctx: click.Context, study: str | None, head: str | None, require: st
             f"--head {head!r}: a head is `sha256:` and 64 hexadecimal digits, the `hash` of the ledger's "
             "last line as you noted it"
         )
+    if study and is_bundle(Path(study)):
+        verdict = examine(Path(study), lambda space, name: verify(space, name, head=head, require=require), inside)
+        return _tell(verdict, as_json)
+    if inside is not None:
+        raise CaskError(f"--study {inside}: only a bundle needs it, and {study or 'none'} is none; leave it out")
+    if study and study.lower().endswith(".zip") and not Path(study).exists():
+        raise CaskError(f"{study}: there is no such file; check the path")
     start = ctx.obj
     if study and Path(study).is_dir() and Path(study).resolve().parent.name == "reports":
         start, study = study, Path(study).resolve().name
@@ -47,7 +59,10 @@ def command(ctx: click.Context, study: str | None, head: str | None, require: st
     elif not (re.fullmatch(NAME, study) and space.study(study).exists()):
         # A study that left something behind is judged, whatever its ledger says; any other name is a slip.
         known(events, study)
-    verdict = verify(space, study, head=head, require=require)
+    return _tell(verify(space, study, head=head, require=require), as_json)
+
+
+def _tell(verdict, as_json: bool) -> int:
     if as_json:
         print_json(verdict.to_json())
     else:
