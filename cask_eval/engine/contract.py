@@ -145,13 +145,15 @@ class Selection:
 
     keep: [L or 1, R, H or 1, n] bool. into: same shape, int64: the index of the kept entry that each entry is merged
     into (its own where it is kept), -1 where it is evicted; None when nothing is merged. traits: new values of
-    traits, by name, for every entry. measures: name → [R] floating: numbers a report should show, averaged over a
+    traits, by name, for every entry. notes: like traits, but nobody's need: the representation finds them among the
+    entries' traits, and then they are forgotten. measures: name → [R] floating: numbers a report should show, averaged over a
     trial's events.
     """
 
     keep: Tensor
     into: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
     measures: Mapping[str, Tensor] = field(default_factory=dict)
 
 

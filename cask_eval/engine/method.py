@@ -175,20 +175,14 @@ class Method:
         raise MethodError(f"{cls.__name__} needs no calibration statistics")
 
     def bind(self, host: Host) -> Policy:
-        """The method on one model. Raises MethodError when a part cannot work there, or hides an observer."""
-        for part in self.parts():
-            for hidden in inner(part):
-                if hasattr(hidden, "observe") and not hasattr(part, "observe"):
-                    raise MethodError(
-                        f"{type(hidden).__name__} follows every attention read, but {type(part).__name__}, which holds "
-                        "it, has no `observe` to pass that on"
-                    )
+        """The method on one model. Raises MethodError when a part cannot work there."""
         return Policy(self, host, *(bound(part, host) for part in self.parts()))
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A method bound to a model: decides what an event keeps, and in what form."""
+    """A method bound to a model: decides what an event keeps, and in what form. Raises MethodError when a part hides an
+    observer."""
 
     method: Method
     host: Host
@@ -196,6 +190,15 @@ class Policy:
     selector: Selector
     allocation: Allocation
     representation: Representation
+
+    def __post_init__(self):
+        for part in self.parts:
+            for hidden in inner(part):
+                if hasattr(hidden, "observe") and not hasattr(part, "observe"):
+                    raise MethodError(
+                        f"{type(hidden).__name__} follows every attention read, but {type(part).__name__}, which holds "
+                        "it, has no `observe` to pass that on"
+                    )
 
     def schedule(self, budget: int) -> Schedule:
         return self.method.schedule(budget, self.host.encode)
@@ -232,7 +235,13 @@ class Policy:
         keep = (picked | protected).expand(entries.positions.shape)
         if bool((keep.sum((0, 2, 3)) != target * keep.shape[0] * keep.shape[2]).any()):
             raise MethodError(f"{type(self.allocation).__name__} did not share out exactly the budget")
-        entries = replace(entries, traits={**entries.traits, **selection.traits})
+        known = self.needs.traits.keys()
+        if strange := (selection.traits.keys() - known) | (selection.notes.keys() & known):
+            raise MethodError(
+                f"{type(self.selector).__name__} gives {', '.join(sorted(strange))}; what is to be remembered must be "
+                "among a part's `needs.traits`, and what is not belongs into `notes` under another name"
+            )
+        entries = replace(entries, traits={**entries.traits, **selection.traits, **selection.notes})
         entries, measures = self.representation.represent(entries, replace(selection, keep=keep))
         return Compressed(keep, entries, {**selection.measures, **measures})
 

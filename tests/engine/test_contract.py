@@ -1,13 +1,15 @@
 """What the engine asks of a method's parts before it runs them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from cask_methods.presets.recency import Recency
 from cask_methods.scorers.h2o import H2OScorer
 from engine_models import build
+from method_cases import entries
 
-from cask_eval.engine.contract import Entries, Host, Needs, Trait, needs_of
+from cask_eval.engine.contract import Entries, Host, Needs, Selection, Trait, needs_of
 from cask_eval.engine.model import geometry
 from cask_eval.errors import MethodError
 
@@ -68,3 +70,27 @@ def test_two_biases_are_refused():
     parts = [Part(Needs(traits={n: Trait()}, bias=n)) for n in ("one", "two")]
     with pytest.raises(MethodError, match="by one and by two"):
         needs_of(*parts)
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """The newest entries stay; what is to be remembered is given as traits or as notes."""
+
+    needs: Needs
+    given: str
+
+    def select(self, scores, candidates, quota, entries):
+        keep = candidates & (candidates.flip(-1).cumsum(-1).flip(-1) <= quota[..., None])
+        return Selection(keep, **{self.given: {"mass": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("declared, given", [(False, "traits"), (True, "notes")])
+def test_what_is_remembered_is_declared_and_what_is_not_is_a_note(host, declared, given):
+    selector = Remembering(Needs(traits={"mass": SHARED} if declared else {}), given)
+    policy = replace(Recency(prompt="compete").bind(host), selector=selector)
+    e = entries(host.geometry, (12,), (4,), needs=selector.needs)
+    with pytest.raises(MethodError, match="Remembering gives mass"):
+        policy.compress(e, torch.tensor([8]))
+    selector = replace(selector, given="notes" if given == "traits" else "traits")
+    kept = replace(policy, selector=selector).compress(e, torch.tensor([8]))
+    assert kept.keep.sum(-1).eq(8).all() and "mass" in kept.entries.traits

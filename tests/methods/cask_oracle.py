@@ -107,7 +107,10 @@ class Groups:
             keys = [k for k in keys if k[0] is not None]
             if not keys:
                 return False
-            i = -max(keys)[1]
+            best, *rest = sorted(keys, reverse=True)
+            # Between cosines one step apart the last bit of a single-precision product decides.
+            self.case["close"] |= bool(rest) and 0 < best[0][1] - rest[0][0][1] <= 2 and best[0][0] == rest[0][0][0]
+            i = -best[1]
             self.groups[i : i + 2] = [self.groups[i] + self.groups[i + 1]]
         return True
 
@@ -142,6 +145,7 @@ def event(case):
     sigma = {j: softplus(s[j]) + 1e-4 for j in candidates}
     case = {
         **case,
+        "close": False,
         "candidates": candidates,
         "mass": {j: sigma[j] * case["count"][j] for j in candidates},
         "mean_best": sum(sorted((s[j] for j in candidates), reverse=True)[:a]) / a,
@@ -191,7 +195,7 @@ def event(case):
 
 def finish(case, keep, *, into=None, spans=None, sigma=None, a=0, core=(), wanted=0):
     into = {**{j: j for j in keep}, **(into or {})}
-    out = {"keep": keep, "into": into, "spans": spans or {}, "measures": None}
+    out = {"keep": keep, "into": into, "spans": spans or {}, "measures": None, "close": case.get("close", False)}
     if sigma is None:
         return out
     candidates, mass = case["candidates"], case["mass"]

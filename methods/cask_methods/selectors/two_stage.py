@@ -105,7 +105,7 @@ class TwoStage:
         """`scores`, `candidates`: [1, R, 1, n], the candidates being all resident entries; `quota` [1, R, 1], how many
         stay.
 
-        traits: the spans where kept, and ``support`` σ for the representation. measures of stage two, NaN for a row
+        traits: the spans where kept. notes: ``support`` σ for the representation. measures of stage two, NaN for a row
         without it: core_size; core_demoted; descriptors; folded, the entries they stand for; dropped, those evicted
         because descriptors outnumbered slots; with S the a candidates of highest score, rho_core = Σ_core σ / Σ_S σ and
         rho_kept = Σ_kept σ / Σ_S σ; lost_mass, the share of the candidates' mass that is not the kept ones' own.
@@ -124,7 +124,7 @@ class TwoStage:
         index = torch.arange(s.shape[1], device=s.device)
         keep = self._prompt(s, resident, index, plan) | (resident & (index >= (plan.count - plan.tail)[:, None]))
         into = torch.where(keep, index, -1)
-        traits = {"support": supports(s).float()[None, :, None]}
+        traits, notes = {}, {"support": supports(s).float()[None, :, None]}
         measures: dict[str, Tensor] = {}
         at = plan.merges.nonzero().squeeze(-1)
         if len(at):
@@ -143,7 +143,7 @@ class TwoStage:
                 measures[name] = s.new_full(plan.count.shape, torch.nan)
                 measures[name][at] = value.to(s.dtype)
         keep, into = keep[None, :, None], into[None, :, None]
-        return Selection(keep, into if self.merge else None, traits, measures)
+        return Selection(keep, into if self.merge else None, traits, notes, measures)
 
     def _prompt(self, s: Tensor, resident: Tensor, index: Tensor, plan: Plan) -> Tensor:
         """[R, n] bool: the prompt entries that stay."""
