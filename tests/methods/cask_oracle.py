@@ -109,7 +109,8 @@ class Groups:
                 return False
             best, *rest = sorted(keys, reverse=True)
             # Between cosines one step apart the last bit of a single-precision product decides.
-            self.case["close"] |= bool(rest) and 0 < best[0][1] - rest[0][0][1] <= 2 and best[0][0] == rest[0][0][0]
+            if rest and best[0][0] == rest[0][0][0] and 0 < best[0][1] - rest[0][0][1] <= 2:
+                self.case["close"] = True
             i = -best[1]
             self.groups[i : i + 2] = [self.groups[i] + self.groups[i + 1]]
         return True
