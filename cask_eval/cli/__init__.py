@@ -32,6 +32,7 @@ COMMANDS = {
     "confirm": "Run the held-out split, once.",
     "analyze": "Derive the decision from the closed records.",
     "report": "Write the report of an analysed study.",
+    "grade": "Grade answers against references.",
     "pack": "Compress the records of a closed study.",
     "export": "Write all that a reviewer needs into one zip file.",
     "status": "Say where each study stands and what comes next.",

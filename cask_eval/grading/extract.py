@@ -1,0 +1,192 @@
+"""Finding the answer in a model's output, by a declared rule and in time linear in the text.
+
+No regular expression here looks further than one line or can backtrack over more than a number.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["TAIL", "ExtractionRule", "Found", "extract", "read_gold"]
+
+#: How much of the end of an output is looked at, in characters.
+TAIL = 16_384
+#: The longest text without a box or an announcement that can itself be an answer.
+WHOLE = 1_000
+
+
+class ExtractionRule(StrEnum):
+    """Where an answer may stand; a rule tries its places in the order given here.
+
+    boxed        the last balanced ``\\boxed{…}``, nothing else (the default)
+    hash         what follows the last ``####`` on its line
+    final        boxed, hash, then what "the answer is …" or "answer: …" announces
+    answer       final, then the whole text, or its only formula, when it is short: for fields that hold an answer
+    last-number  final, then the last number in the text: it rewards outputs that were cut off; only when asked for
+    """
+
+    BOXED = "boxed"
+    HASH = "hash"
+    FINAL = "final"
+    ANSWER = "answer"
+    LAST_NUMBER = "last-number"
+
+
+@dataclass(frozen=True)
+class Found:
+    """`text` is the answer as it stands in the output, None when there is none; `where` says how it was found
+    (``boxed``, ``hash``, ``anchor``, ``whole``, ``formula``, ``lastnum``, ``none``)."""
+
+    text: str | None
+    where: str
+
+
+def extract(output: str, rule: ExtractionRule | str = ExtractionRule.BOXED) -> Found:
+    """The answer in `output`. Raises ValueError on an unknown rule."""
+    rule = ExtractionRule(rule)
+    if not isinstance(output, str):
+        raise ValueError(f"an output is a text, not {type(output).__name__}")
+    text = output[output.rfind("</think>") + len("</think>") :] if "</think>" in output else output
+    short = len(text) <= WHOLE
+    text = text[-TAIL:]
+    if rule == ExtractionRule.HASH:
+        return _hash(text) or Found(None, "none")
+    box, cut = _boxed(text)
+    if box is not None:
+        return Found(box, "boxed")
+    # A box that was begun and not finished is an output that was cut off: nothing else may stand in for it.
+    if rule == ExtractionRule.BOXED or cut:
+        return Found(None, "none")
+    if found := _hash(text) or _anchor(text):
+        return found
+    if rule == ExtractionRule.ANSWER and short:
+        return _whole(text)
+    if rule == ExtractionRule.LAST_NUMBER and (numbers := _NUMBER.findall(text)):
+        return Found(numbers[-1], "lastnum")
+    return Found(None, "none")
+
+
+def read_gold(gold: str) -> str:
+    """The answer in a reference: its box, what follows ``####``, what it announces, or all of it."""
+    return extract(gold, ExtractionRule.ANSWER).text or gold.strip() if len(gold) <= WHOLE else _long_gold(gold)
+
+
+def _long_gold(gold: str) -> str:
+    found = extract(gold, ExtractionRule.FINAL)
+    return found.text if found.text is not None else gold.strip()
+
+
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?")
+_OPENER = re.compile(r"(?:boxed|fbox)\s{0,8}\{")
+_TOKEN_BOX = re.compile(r"boxed\s{1,8}([^\s${}\\]{1,64})")
+
+
+def _boxed(text: str) -> tuple[str | None, bool]:
+    """Content of the balanced box that closes last (the outermost where boxes are nested), and whether one was begun
+    after the last that closed."""
+    stack: list[int] = []
+    best: tuple[int, int] | None = None
+    bare: tuple[int, str] | None = None
+    i, n, begun = 0, len(text), False
+    while i < n:
+        c = text[i]
+        if c == "\\":
+            if text.startswith(("boxed", "fbox"), i + 1):
+                if m := _OPENER.match(text, i + 1):
+                    stack.append(m.end())
+                    i, begun = m.end(), True
+                    continue
+                if m := _TOKEN_BOX.match(text, i + 1):
+                    bare = (m.end(), m.group(1))
+            i += 2
+            continue
+        if c == "{":
+            stack.append(-1)
+        elif c == "}" and stack:
+            start = stack.pop()
+            if start >= 0:
+                best = (start, i)
+        i += 1
+    if best is None and bare is None:
+        return None, begun
+    if bare is not None and (best is None or bare[0] > best[1]):
+        return bare[1].rstrip(".,;:"), False
+    return text[best[0] : best[1]].strip(), False
+
+
+def _hash(text: str) -> Found | None:
+    at = text.rfind("####")
+    if at < 0:
+        return None
+    line = text[at + 4 :].split("\n", 1)[0].strip()
+    return Found(line, "hash") if line else None
+
+
+_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+_ANNOUNCED = re.compile(r"answers?(?:\*\*)?(?: (?:is|are)|:| =|(?:\*\*)?:)(?:\*\*)?(?![a-z])")
+_ASIDE = ("i hope it is correct", "i hope this is correct", "i hope it's correct")
+_SENTENCE = re.compile(r"[.!?](?=\s)")
+_CLOSERS = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+
+
+def _anchor(text: str) -> Found | None:
+    """What the last announcement announces: a formula, or the rest of the sentence."""
+    lowered = text.translate(_LOWER)
+    end = -1
+    for m in _ANNOUNCED.finditer(lowered):
+        end = m.end()
+    if end < 0:
+        return None
+    rest = text[end:].lstrip(" \t\r\n:*").removeprefix("is ").lstrip()
+    for opener, closer in _CLOSERS.items():
+        if rest.startswith(opener):
+            close = rest.find(closer, len(opener))
+            # `$5` that never closes is money.
+            if close > 0 and not rest[len(opener) : close].isspace() and "\n\n" not in rest[:close]:
+                after = rest[close + len(closer) :].lstrip()
+                percent = "%" if after.startswith(("%", "\\%")) else ""
+                return _something(rest[len(opener) : close] + percent)
+            break
+    line = rest.split("\n", 1)[0]
+    aside = min((k for a in _ASIDE if (k := line.translate(_LOWER).find(a)) >= 0), default=len(line))
+    line = line[:aside]
+    if stop := _SENTENCE.search(line):
+        line = line[: stop.start()]
+    return _something(line.strip(" \t\r*").rstrip("."))
+
+
+def _something(text: str) -> Found | None:
+    text = text.strip()
+    return Found(text, "anchor") if text else None
+
+
+def _whole(text: str) -> Found:
+    text = text.strip()
+    formulas = _formulas(text)
+    if len(formulas) == 1:
+        start, stop, inner = formulas[0]
+        around = (text[:start] + " " + text[stop:]).strip(" .:*")
+        # A formula amid a sentence; a number with a word or two behind it stays whole, for that word may be a unit.
+        if len(around.split()) > 3 and inner.strip():
+            return Found(inner.strip(), "formula")
+    return Found(text, "whole") if text else Found(None, "none")
+
+
+def _formulas(text: str) -> list[tuple[int, int, str]]:
+    """Spans of ``$…$``, ``$$…$$``, ``\\(…\\)`` and ``\\[…\\]``, from left to right."""
+    out, i, missing = [], 0, set()
+    while i < len(text):
+        for opener, closer in _CLOSERS.items():
+            if opener not in missing and text.startswith(opener, i):
+                close = text.find(closer, i + len(opener))
+                if close < 0:
+                    missing.add(opener)
+                    continue
+                out.append((i, close + len(closer), text[i + len(opener) : close]))
+                i = close + len(closer)
+                break
+        else:
+            i += 2 if text[i] == "\\" else 1
+    return out
