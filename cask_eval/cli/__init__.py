@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "Write all that a reviewer needs into one zip file.",
     "status": "Say where each study stands and what comes next.",
     "compare": "Compare arms in any table of paired outcomes.",
+    "power": "Say what a number of problems can detect.",
     "stats": "Test one comparison, from its counts.",
     "verify": "Check that a study's decision follows from its locked protocol.",
 }

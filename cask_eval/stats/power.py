@@ -12,6 +12,11 @@ from statistics import NormalDist
 import numpy as np
 
 from cask_eval.stats._checks import Alternative, check_alternative, check_inside
+from cask_eval.stats.pairs import Pairs
+from cask_eval.stats.procedures import PROCEDURES
+
+# Numbers of discordant pairs less likely than this are left out of a sum over them.
+NEGLIGIBLE = 1e-14
 
 
 def expected_discordant(n: int, discordance: float) -> float:
@@ -76,19 +81,45 @@ def mde(
 
 
 def exact_power(
-    n: int, discordance: float, difference: float, alpha: float, alternative: Alternative = "two-sided"
+    n: int,
+    discordance: float,
+    difference: float,
+    alpha: float,
+    alternative: Alternative = "two-sided",
+    procedure: str = "mcnemar_exact",
 ) -> float:
-    """Probability that exact McNemar rejects in the direction of the difference; for a one-sided test, in the
-    direction it looks at.
+    """Probability that `procedure` rejects in the direction of the difference; for a one-sided test, in the direction
+    it looks at. With δ = 0 a two-sided test rejects in either direction twice as often, which is its size.
 
     Σ_d Binomial(d; n, q)·P(reject | d): the number of discordant pairs is random too (Connor 1987). Raises
-    ValueError unless |δ| ≤ q ≤ 1, 0 < α < 1 and n ≥ 1.
+    ValueError unless |δ| ≤ q ≤ 1, 0 < α < 1 and n ≥ 1, and KeyError on an unknown procedure.
     """
     _check_design(discordance, alpha, 0.5, alternative, n)
     if abs(difference) > discordance:
         raise ValueError(f"a difference of {difference} cannot come from discordance {discordance}")
     towards = {"two-sided": abs(difference), "greater": difference, "less": -difference}[alternative]
-    return _power(_pairs(n, discordance), _critical(n, alpha, alternative), discordance, towards)
+    pairs = _pairs(n, discordance)
+    if procedure in ("mcnemar_exact", "sign_flip"):
+        return _power(pairs, _critical(n, alpha, alternative), discordance, towards)
+    likely = np.flatnonzero(pairs > NEGLIGIBLE)
+    critical = np.full(n + 1, -1)
+    critical[likely] = _most_losses(procedure, n, likely.tolist(), alpha, alternative)
+    return _power(pairs, critical, discordance, towards)
+
+
+def _most_losses(procedure: str, n: int, discordant: list[int], alpha: float, alternative: str) -> list[int]:
+    """For each number of discordant pairs the most losses with which the test rejects for the candidate; −1 if none.
+    Every procedure's p grows as a win becomes a loss, and each search begins where the last one ended."""
+    test, side = PROCEDURES[procedure], "two-sided" if alternative == "two-sided" else "greater"
+    out, k = [], -1
+    for d in discordant:
+        most = (d - 1) // 2 if side == "two-sided" else d
+        while k < most and test(Pairs.binary(n, d - k - 1, k + 1), side) <= alpha:
+            k += 1
+        while k >= 0 and test(Pairs.binary(n, d - k, k), side) > alpha:
+            k -= 1
+        out.append(k)
+    return out
 
 
 def _pairs(n: int, discordance: float) -> np.ndarray:
