@@ -32,11 +32,13 @@ class Workspace:
         """The folder of what a study produces."""
         return self.resolve(f"reports/{name}")
 
-    def records(self, name: str, phase: str) -> Path:
-        """The records of one phase, ``dev`` or ``heldout``."""
+    def records(self, name: str, phase: str, revision: int = 0) -> Path:
+        """The records of one phase, ``dev`` or ``heldout``. An amended study tunes anew and keeps what was there: its
+        dev records lie in ``dev-2.jsonl`` and so on."""
         if phase not in ("dev", "heldout"):
             raise ValueError(f"phase is {phase!r}; use 'dev' or 'heldout'")
-        return self.study(name) / f"{phase}.jsonl"
+        again = f"-{revision + 1}" if phase == "dev" and revision else ""
+        return self.study(name) / f"{phase}{again}.jsonl"
 
     def analysis(self, name: str) -> Path:
         return self.study(name) / "analysis.json"

@@ -20,16 +20,18 @@ MAY_IMPORT = {
     "ledger": {"protocol", "splits"},
     "records": {"protocol", "splits", "ledger"},
     "stats": set(),
-    "tasks": set(),
+    "grading": set(),
+    "tasks": {"grading"},
     "decide": {"protocol", "splits", "ledger", "records", "stats"},
     "engine": set(),
     "runner": {*FOUNDATION, "engine"},
-    "verify": set(FOUNDATION),
+    "anchor": {"protocol", "splits", "ledger"},
+    "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),
     "bundle": {*FOUNDATION, "verify"},
     "embedded": {"tasks"},
 }
-TORCH_FREE = [*FOUNDATION, "verify", "report", "bundle"]
+TORCH_FREE = [*FOUNDATION, "grading", "anchor", "verify", "report", "bundle"]
 
 
 def imports(path: Path) -> set[str]:

@@ -115,18 +115,6 @@ def stamped(events: Sequence[Event], study: str) -> set[str]:
     return {e.payload["hash"] for e in events if e.study == study and e.event == "anchor"}
 
 
-def beacon(events: Sequence[Event], study: str) -> str | None:
-    """The beacon of the first anchor over the study's registration, verified or not; None while there is none. What is
-    derived from it cannot have been computed before the authority answered. Raises MalformedError."""
-    registration = milestones(events, study).get("register")
-    for event in events:
-        if registration and event.study == study and event.event == "anchor":
-            payload = Anchor.model_validate(event.payload)
-            if payload.hash == registration.hash:
-                return tokens.beacon(base64.b64decode(payload.token))
-    return None
-
-
 def _stamp(
     events: Sequence[Event], place: dict[str, int], anchor: Event, payload: Anchor, roots: Sequence[Certificate]
 ) -> Stamp:
@@ -143,6 +131,8 @@ def _stamp(
             f"states {payload.gen_time} by {payload.tsa}, but the token says {token.gen_time.strftime(TIME)} "
             f"by {token.tsa}"
         )
+    if payload.beacon != token.beacon:
+        raise ValueError("states another beacon than the token's")
     return Stamp(event, anchor, token)
 
 

@@ -59,6 +59,7 @@ def enter(
         hash=event.hash,
         tsa=found.tsa,
         gen_time=found.gen_time.strftime(TIME),
+        beacon=found.beacon,
         token=base64.b64encode(token).decode(),
     )
     now = datetime.now(UTC)

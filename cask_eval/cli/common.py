@@ -74,10 +74,15 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."
+)
+
+
 def device_options(command: Callable) -> Callable:
     """--device and --slots."""
 
-    @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run.")
+    @device_option
     @click.option("--slots", default=64, show_default=True, type=click.IntRange(1), help="Sequences in flight at once.")
     @functools.wraps(command)
     def wrapped(*args, device: str, **kwargs):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import json_option, print_json, study_argument
+from cask_eval.cli.common import device_option, json_option, print_json, quiet, resolve_device, study_argument
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
@@ -22,11 +22,36 @@ from cask_eval.workspace import Workspace
     show_default=True,
     help="Evidence level below which the verdict is only partial (exit 3).",
 )
+@click.option(
+    "--roots",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Trust these time-stamp roots (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
+)
+@click.option(
+    "--reexecute",
+    metavar="K",
+    type=click.IntRange(min=1),
+    help="Execute K held-out trials again, drawn by the ledger's head; needs torch and the models.",
+)
+@click.option("--junit", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML, too.")
+@click.option("--md", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write Markdown, too.")
 @click.option("--study", "inside", metavar="NAME", help="Which study of a bundle, if not the one exported.")
+@device_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, study: str | None, head: str | None, require: str, inside: str | None, as_json: bool
+    ctx: click.Context,
+    study: str | None,
+    head: str | None,
+    require: str,
+    roots: Path | None,
+    reexecute: int | None,
+    junit: Path | None,
+    md: Path | None,
+    inside: str | None,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Check that the decision of STUDY follows from its locked protocol. STUDY is a name, a folder inside its
     workspace, or a bundle that `cask-eval export` wrote (the zip file or what it unpacks to); the default is the one
@@ -35,16 +60,29 @@ def command(
     from cask_eval.fields import NAME
     from cask_eval.ledger.log import Ledger, audit
     from cask_eval.ledger.state import known, pick
-    from cask_eval.verify.run import verify
+    from cask_eval.verify.run import Verdict, verify
 
     if head is not None and not re.fullmatch("sha256:[0-9a-f]{64}", head):
         raise CaskError(
             f"--head {head!r}: a head is `sha256:` and 64 hexadecimal digits, the `hash` of the ledger's "
             "last line as you noted it"
         )
+    trusted = _roots(roots)
+
+    def look(space: Workspace, name: str) -> Verdict:
+        again = _again(reexecute, device) if reexecute else None
+        return verify(space, name, head=head, require=require, roots=trusted, again=again)
+
+    def tell(verdict: Verdict) -> int:
+        _write(verdict, junit, md)
+        if as_json:
+            print_json(verdict.to_json())
+        else:
+            show(verdict)
+        return verdict.exit_code
+
     if study and is_bundle(Path(study)):
-        verdict = examine(Path(study), lambda space, name: verify(space, name, head=head, require=require), inside)
-        return _tell(verdict, as_json)
+        return tell(examine(Path(study), look, inside))
     if inside is not None:
         raise CaskError(f"--study {inside}: only a bundle needs it, and {study or 'none'} is none; leave it out")
     if study and study.lower().endswith(".zip") and not Path(study).exists():
@@ -59,20 +97,52 @@ def command(
     elif not (re.fullmatch(NAME, study) and space.study(study).exists()):
         # A study that left something behind is judged, whatever its ledger says; any other name is a slip.
         known(events, study)
-    return _tell(verify(space, study, head=head, require=require), as_json)
+    return tell(look(space, study))
 
 
-def _tell(verdict, as_json: bool) -> int:
-    if as_json:
-        print_json(verdict.to_json())
-    else:
-        show(verdict)
-    return verdict.exit_code
+def _roots(path: Path | None):
+    if path is None:
+        return None
+    from cask_eval.anchor.roots import load
+
+    return load(path)
+
+
+def _again(count: int, device: str):
+    """What `verify` calls to execute trials again. Raises CaskError when models cannot run here."""
+    quiet()
+    place = resolve_device(device)
+    from cask_eval.runner.reexecute import reexecute
+    from cask_eval.verify.check import Rerun
+    from cask_eval.verify.rerun import judged
+
+    def again(e) -> Rerun:
+        try:
+            head = e.events[-1].hash if e.events else ""
+            records = e.heldout.records if e.heldout else ()
+            done = reexecute(Workspace(e.workspace), e.state, records, head, count, place)
+        except CaskError as error:
+            return Rerun.of("not_checked", [f"nothing could be executed again: {error}"])
+        return judged(done.done, done.total, done.differ, done.foreign)
+
+    return again
+
+
+def _write(verdict, junit: Path | None, md: Path | None) -> None:
+    from cask_eval.verify import formats
+
+    for path, render in ((junit, formats.junit), (md, formats.markdown)):
+        if path:
+            try:
+                path.write_text(render(verdict), encoding="utf-8", newline="\n")
+            except OSError as error:
+                raise CaskError(f"{path}: cannot be written: {error.strerror}; name another file") from None
 
 
 def show(verdict) -> None:
     """One line per check, the summary, and what it is worth, on stdout."""
-    from cask_eval.verify.run import LEVELS, NOT_PROVEN
+    from cask_eval.ledger.levels import LEVELS
+    from cask_eval.verify.run import NOT_PROVEN
 
     for line in verdict.lines:
         click.echo(line)

@@ -18,13 +18,12 @@ from cask_eval.workspace import Workspace
 
 
 def derive(space: Workspace, name: str) -> AnalysisDocument:
-    """Analyse a closed study and write analysis.json. A second analysis must equal the first; the file is written
-    again, so that a lost one can be restored. Raises DriftError when records or result differ from the ledger's."""
+    """Analyse a closed study and write analysis.json. A second analysis must equal the first, unless an amendment lies
+    between them; the file is written again, so that a lost one can be restored. Raises DriftError when records or result differ from the ledger's."""
     ledger = Ledger(space.ledger)
     events = ledger.events()
     state = StudyState.of(events, name)
     event, registered = state.register
-    amended = any(e.event == "amend" and e.study == name for e in events)
     store = RecordStore(space.records(name, "heldout"))
     if store.commit(space.root) != state.close[1].records:
         raise DriftError(f"{store.path} differs from what was closed; restore it before analysing")
@@ -35,7 +34,7 @@ def derive(space: Workspace, name: str) -> AnalysisDocument:
         state.select[1],
         store.read(),
         ids,
-        label="exploratory" if amended else "confirmatory",
+        label=state.label,
     )
     content = document.model_dump(mode="json")
     if state.analysis is None:

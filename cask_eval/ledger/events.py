@@ -1,7 +1,7 @@
 """The ledger's events and what each commits to. Data only.
 
-Life of a study: register → dev_run → select → consume → records (one per session) → close → analysis; an anchor may
-follow any of them.
+Life of a study: register → dev_run → select → consume → records (one per session) → close → analysis; an anchor or an
+amendment may follow any of them. Fields with a default came later: events without them stay valid.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class ArmChoice(Strict):
 
 
 class Register(Strict):
+    """`task`: the package of the task plug-in, which holds problems and grader; `grader`: the grader's version."""
+
     protocol_path: str
     protocol_raw: Digest
     protocol_digest: Digest
@@ -160,6 +162,27 @@ class Register(Strict):
     models: list[ModelLock]
     environment: Environment
     warnings: list[str]
+    task: PackageLock | None = None
+    grader: str | None = None
+
+
+class Change(Strict):
+    """One difference between two protocols: where, and both values as canonical JSON, "" where there was none."""
+
+    field: str
+    before: str
+    after: str
+
+
+class Amend(Register):
+    """A new protocol in the place of the registered one, and why. Until the held-out split is consumed everything is
+    locked anew, this event's hash stands for the registration, and the dev split is run again. After that the trials
+    stay what they are: only what the analysis reads may change, the other locks are repeated, and whatever follows is
+    exploratory. `replaces`: hash of the event whose protocol it replaces. `changes` follow from both protocols."""
+
+    reason: Annotated[str, Field(min_length=10, max_length=4000)]
+    replaces: Digest
+    changes: Annotated[list[Change], Field(min_length=1)]
 
 
 class DevRun(Strict):
@@ -187,28 +210,34 @@ class Select(Strict):
 
 
 class Consume(Strict):
-    """Written before the first held-out prompt is run. `expected` trials, whose keys have Merkle root `keys`."""
+    """Written before the first held-out prompt is run. `expected` trials, whose keys have Merkle root `keys`.
+    `exploratory`: nothing that comes of them is confirmatory."""
 
     expected: Annotated[int, Field(ge=1)]
     keys: Digest
     environment: Environment
+    exploratory: bool = False
 
 
 class Records(Strict):
-    """The end of one session inside the attempt; `complete` is false when the next session found it interrupted."""
+    """The end of one session inside the attempt; `complete` is false when the next session found it interrupted.
+    Methods and environment are those of the session that writes the event."""
 
     attempt: Literal[1] = 1
     session: Annotated[int, Field(ge=1)]
     complete: bool
     records: RecordsCommit
+    methods: list[PackageLock] | None = None
+    environment: Environment | None = None
 
 
 class Close(Strict):
-    """Nothing more will be added. Methods and environment are digested again, at the end of the run."""
+    """Nothing more will be added. Methods, task and environment are digested again, at the end of the run."""
 
     records: RecordsCommit
     methods: list[PackageLock]
     environment: Environment
+    task: PackageLock | None = None
 
 
 class Analysis(Strict):
@@ -222,17 +251,19 @@ class Analysis(Strict):
 class Anchor(Strict):
     """A third party's word on when an earlier event of the study existed: `token` is an RFC 3161 TimeStampToken (DER in
     base64) whose message imprint is that event's `hash`. `gen_time` and `tsa` repeat what the token says, for readers;
-    `cask_eval.anchor` compares them."""
+    `beacon` is the digest of its signature, for seeds. `cask_eval.anchor` compares them."""
 
     seq: Natural
     hash: Digest
     tsa: Annotated[str, Field(min_length=1, max_length=1000)]
     gen_time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    beacon: Digest
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=88_000)]
 
 
 PAYLOADS: dict[str, type[Strict]] = {
     "register": Register,
+    "amend": Amend,
     "dev_run": DevRun,
     "select": Select,
     "consume": Consume,

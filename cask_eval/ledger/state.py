@@ -1,6 +1,8 @@
 """What the ledger says about a study, and which event may follow. Pure functions of the events.
 
 unregistered ──register──▶ registered ──dev_run, select──▶ tuned ──consume──▶ consumed ──close──▶ closed
+
+An amendment before `consume` leads back to registered; a later one leaves the state and makes the study exploratory.
 """
 
 from __future__ import annotations
@@ -8,11 +10,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from cask_eval.canonical import digest
 from cask_eval.errors import CaskError, ConsumedError, StateError
 from cask_eval.ledger.events import (
     PAYLOADS,
+    Amend,
     Analysis,
     Anchor,
     Close,
@@ -24,15 +28,24 @@ from cask_eval.ledger.events import (
     Select,
 )
 
+Label = Literal["confirmatory", "exploratory"]
+
 STATES = ("unregistered", "registered", "tuned", "consumed", "closed")
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """One study's events, each as (event, payload). Where the ledger has an event twice, the first counts."""
+    """One study's events, each as (event, payload). Where the ledger has an event twice, the first counts.
+
+    register: the event that the trials refer to, which is the registration or the last amendment before `consume`, and
+    what is locked now. superseded: dev runs that an amendment has put aside. analysis: the last one; an amendment
+    after `consume` asks for another.
+    """
 
     study: str
     register: tuple[Event, Register] | None = None
+    amendments: tuple[tuple[Event, Amend], ...] = ()
+    superseded: tuple[tuple[Event, DevRun], ...] = ()
     dev_run: tuple[Event, DevRun] | None = None
     select: tuple[Event, Select] | None = None
     consume: tuple[Event, Consume] | None = None
@@ -45,18 +58,28 @@ class StudyState:
     def of(cls, events: Iterable[Event], study: str) -> StudyState:
         """The state of `study` after `events`; events of other studies are passed over."""
         found: dict[str, Any] = {}
-        sessions, anchors = [], []
+        several: dict[str, list] = {name: [] for name in ("sessions", "anchors", "amendments", "superseded")}
         for event in events:
             if event.study != study or event.event not in PAYLOADS:
                 continue
             pair = (event, PAYLOADS[event.event].model_validate(event.payload))
             if event.event == "records":
-                sessions.append(pair)
+                several["sessions"].append(pair)
             elif event.event == "anchor":
-                anchors.append(pair)
+                several["anchors"].append(pair)
+            elif event.event == "amend":
+                several["amendments"].append(pair)
+                if "consume" not in found:
+                    if "dev_run" in found:
+                        several["superseded"].append(found.pop("dev_run"))
+                    found.pop("select", None)
+                    found["register"] = pair
+                else:
+                    found["register"] = (found["register"][0], pair[1])
+                    found.pop("analysis", None)
             else:
                 found.setdefault(event.event, pair)
-        return cls(study, sessions=tuple(sessions), anchors=tuple(anchors), **found)
+        return cls(study, **{name: tuple(pairs) for name, pairs in several.items()}, **found)
 
     @property
     def name(self) -> str:
@@ -68,6 +91,37 @@ class StudyState:
         if self.select:
             return "tuned"
         return "registered" if self.register else "unregistered"
+
+    @property
+    def revision(self) -> int:
+        """How many amendments came before the held-out split was consumed."""
+        return sum(self.consume is None or event.seq < self.consume[0].seq for event, _ in self.amendments)
+
+    @property
+    def late(self) -> tuple[tuple[Event, Amend], ...]:
+        """The amendments that came after it."""
+        return self.amendments[self.revision :]
+
+    @property
+    def label(self) -> Label:
+        """What the study's results may be called."""
+        exploratory = self.late or (self.consume and self.consume[1].exploratory)
+        return "exploratory" if exploratory else "confirmatory"
+
+    def seed_root(self) -> str:
+        """What the seeds of all trials are derived from: the registration's hash, together with the beacon of its
+        first time stamp where the protocol asks for one. Raises StateError while that is missing."""
+        assert self.register
+        event, locked = self.register
+        if locked.protocol.get("anchor", "none") == "none":
+            return event.hash
+        beacon = next((anchor.beacon for _, anchor in self.anchors if anchor.hash == event.hash), None)
+        if beacon is None:
+            raise StateError(
+                f"the protocol of {self.study!r} says `anchor: registration`, so nothing runs before the registration "
+                f"is time-stamped; run `cask-eval anchor {self.study} --tsa URL`"
+            )
+        return digest({"registration": event.hash, "beacon": beacon})
 
 
 def require(state: StudyState, kind: str) -> None:
@@ -115,9 +169,17 @@ def require(state: StudyState, kind: str) -> None:
         raise StateError(f"{kind!r} is no kind of event; use one of {', '.join(PAYLOADS)}")
 
 
-def guard(study: str, kind: str) -> Callable[[list[Event]], None]:
-    """`require` in the form that `Ledger.append` takes as `allow`."""
-    return lambda events: require(StudyState.of(events, study), kind)
+def guard(study: str, kind: str, registration: str | None = None) -> Callable[[list[Event]], None]:
+    """`require` in the form that `Ledger.append` takes as `allow`. `registration`: the hash that the work was done
+    under; another process may have amended the study meanwhile."""
+
+    def allow(events: list[Event]) -> None:
+        state = StudyState.of(events, study)
+        require(state, kind)
+        if registration and state.register and state.register[0].hash != registration:
+            raise StateError(f"study {study!r} was amended while this ran; {_next(state)} again")
+
+    return allow
 
 
 def studies(events: Iterable[Event]) -> dict[str, StudyState]:

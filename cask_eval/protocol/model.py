@@ -14,6 +14,9 @@ from pydantic import AfterValidator, ConfigDict, Field, ModelWrapValidatorHandle
 
 from cask_eval.fields import Name, Param, Strict
 
+# A study is run and read by people; and what is asked of a protocol grows with products of these lists.
+MAX_LISTED = 200
+
 
 def _decimal(text: str) -> str:
     if not re.fullmatch(r"-?(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?", text):
@@ -36,6 +39,12 @@ def _between(low: str, high: str, *, open_low: bool = False):
 
 Level = Annotated[str, _between("0", "0.5", open_low=True)]
 Share = Annotated[str, _between("0", "1")]
+
+
+def Later(default: Any, **kwargs: Any) -> Any:
+    """A field that came after protocols had been locked: where it has its default it is left out of the canonical
+    document, so that theirs stay what they were. Its default can never change."""
+    return Field(default, exclude_if=lambda value: value == default, **kwargs)
 
 
 class Task(Strict):
@@ -212,6 +221,11 @@ class Protocol(Strict):
     matched_cache: MatchedCache = MatchedCache()
     test: Test
     branches: Annotated[list[Branch], Field(min_length=1)]
+    anchor: Literal["none", "registration"] = Later(
+        "none",
+        description="'registration': nothing runs before a time-stamp authority has signed the registration, and every "
+        "trial's seed depends on its signature.",
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -227,6 +241,9 @@ class Protocol(Strict):
 
     @model_validator(mode="after")
     def _consistent(self):
+        for name in ("models", "budgets", "candidates", "controls", "branches"):
+            if (count := len(getattr(self, name))) > MAX_LISTED:
+                raise ValueError(f"{name}: {count} are listed, and {MAX_LISTED} are the most; split the study")
         _unique([m.name for m in self.models], "models[].name")
         _unique(self.budgets, "budgets")
         _unique([b.name for b in self.branches], "branches[].name")

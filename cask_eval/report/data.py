@@ -25,11 +25,12 @@ from cask_eval.ledger.events import (
     Register,
     Select,
 )
+from cask_eval.ledger.levels import LEVELS, brief
 from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
-from cask_eval.report.limits import LEVELS, limits
+from cask_eval.report.limits import limits
 from cask_eval.report.measures import Measures, collect
 
 T = TypeVar("T", bound=Strict)
@@ -284,7 +285,7 @@ def gather(
         decision=fmt.one_line(analysis.decision),
         label=analysis.label,
         level=level,
-        level_text=LEVELS[level],
+        level_text=brief(level),
         test=_test(analysis, protocol),
         unit=_unit(protocol),
         counts=_counts(analysis, protocol),

@@ -9,14 +9,6 @@ from cask_eval.decide.model import AnalysisDocument
 from cask_eval.protocol.model import Protocol
 from cask_eval.report.format import one_line
 
-# Evidence level → what stands behind the dates and the completeness of the ledger.
-LEVELS = {
-    "L0": "self-asserted",
-    "L1": "pushed to a third party's git host",
-    "L2": "time-stamped by an authority",
-    "L3": "in a public log, or run by a reviewer",
-}
-
 
 def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified: bool) -> Iterator[str]:
     """The limits that apply to this study, the most important first."""
@@ -28,7 +20,7 @@ def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified:
             "were known."
         )
     elif level == "L1":
-        yield "The dates are those of the git host, and hold as far as its history cannot be rewritten."
+        yield "The dates are the author's, except that nothing up to the noted head is younger than the note."
     if level != "L3":
         yield (
             "Runs outside this toolkit leave no trace here: the held-out problems may have been tried in private "

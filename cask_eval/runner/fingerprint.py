@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import cask_eval
-from cask_eval.canonical import digest_tree
+from cask_eval.canonical import digest_bytes, digest_tree
 from cask_eval.engine.registry import load, source_packages
 from cask_eval.ledger.events import Environment, PackageLock
 from cask_eval.protocol.keys import configs
@@ -35,13 +37,21 @@ def environment(device: str) -> Environment:
 def methods(protocol: Protocol) -> list[PackageLock]:
     """One lock per package that the protocol's arms are built from."""
     made = [load(arm.preset).make(arm.preset, params) for arm in protocol.arms.values() for _, params in configs(arm)]
-    locks = []
-    for name, root in source_packages(made).items():
-        owners = packages_distributions().get(name, [])
-        locks.append(
-            PackageLock(name=name, version=_version(owners[0]) if owners else "unknown", digest=digest_tree(root))
-        )
-    return locks
+    return [_package(name, root) for name, root in source_packages(made).items()]
+
+
+def task(plugin: Any) -> PackageLock:
+    """The package that a task plug-in, a module or an object of a class, comes from."""
+    module = getattr(plugin, "__module__", None) or plugin.__name__
+    name = module.partition(".")[0]
+    package = sys.modules[name]
+    return _package(name, Path(package.__file__).parent if hasattr(package, "__path__") else Path(package.__file__))
+
+
+def _package(name: str, root: Path) -> PackageLock:
+    owners = packages_distributions().get(name, [])
+    found = digest_tree(root) if root.is_dir() else digest_bytes(root.read_bytes())
+    return PackageLock(name=name, version=_version(owners[0]) if owners else "unknown", digest=found)
 
 
 def _version(name: str) -> str:

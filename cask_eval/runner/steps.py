@@ -1,5 +1,5 @@
-"""The three steps that write to the ledger: register, tune, confirm. Each checks the state, does its work, and
-commits to what it left behind."""
+"""The steps that write to the ledger: register, amend, tune, confirm. Each checks the state, does its work, and commits
+to what it left behind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ from pathlib import Path
 from cask_eval.canonical import digest
 from cask_eval.decide.budgets import tried
 from cask_eval.errors import DriftError, StateError
-from cask_eval.ledger.events import ArmChoice, Close, Consume, DevRun, Event, Records, RecordsCommit, Select
+from cask_eval.ledger.amend import READ_BY_THE_ANALYSIS, changes, forbidden
+from cask_eval.ledger.events import (
+    Amend,
+    ArmChoice,
+    Close,
+    Consume,
+    DevRun,
+    Event,
+    Records,
+    RecordsCommit,
+    Register,
+    Select,
+)
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
 from cask_eval.protocol.keys import dev_keys, expected_keys, is_step, keys_root, search_keys, step_config
+from cask_eval.protocol.load import load
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
 from cask_eval.runner import fingerprint
@@ -43,6 +56,41 @@ def register(workspace: Workspace, path: Path, device: str, warnings: list[str])
     return ledger.append(name, "register", payload, allow=guard(name, "register"))
 
 
+def amend(workspace: Workspace, path: Path, reason: str, device: str, warnings: list[str]) -> Event:
+    """Put another protocol of the same name in the place of the registered one. Until the held-out split is consumed
+    everything is locked anew; afterwards only what the analysis reads may change. Raises StateError when there is no
+    such study, nothing changed, or what changed is a field of trials that have been run."""
+    loaded = load(path)
+    name, ledger = loaded.protocol.study, Ledger(workspace.ledger)
+    state = StudyState.of(ledger.events(), name)
+    require(state, "amend")
+    before = (state.amendments[-1] if state.amendments else state.register)[0].hash
+    locked = state.register[1]
+    made = changes(locked.protocol, loaded.protocol.document())
+    if not made:
+        raise StateError(f"{path} says what is registered already; edit it, then amend")
+    if state.consume is None:
+        now = facts(open_study(workspace, path), device, warnings)
+    elif fields := forbidden(made):
+        raise StateError(
+            f"the held-out split of {name!r} is consumed, so {', '.join(fields)} cannot change any more; only "
+            f"{', '.join(sorted(READ_BY_THE_ANALYSIS))} can. Register a new study under another name"
+        )
+    else:
+        now = locked.model_copy(
+            update={
+                "protocol_path": workspace.relative(path),
+                "protocol_raw": loaded.raw_digest,
+                "protocol_digest": loaded.digest,
+                "protocol": loaded.protocol.document(),
+                "warnings": warnings,
+            }
+        )
+    own = {field: getattr(now, field) for field in Register.model_fields}
+    payload = Amend(**own, reason=reason, replaces=before, changes=made)
+    return ledger.append(name, "amend", payload, allow=guard(name, "amend"))
+
+
 def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
     """Run the dev split, match budgets, apply the registered rules. An interrupted run goes on where it stopped."""
     ledger = Ledger(workspace.ledger)
@@ -56,8 +104,8 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
     protocol = study.protocol
     ids = [p.id for p in study.dev.problems]
     grounds = tuning.grounds(study, registered.models, device)
-    bench = Bench(study, event.hash, device, slots)
-    with RecordStore(workspace.records(name, "dev")).open() as store:
+    bench = Bench(study, event.hash, state.seed_root(), device, slots)
+    with RecordStore(workspace.records(name, "dev", state.revision)).open() as store:
         if state.dev_run is None:
             expected = dev_keys(protocol, ids)
             # How many budgets a search will try is not known; its trials show as tokens only.
@@ -79,7 +127,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             if locks != registered.methods:
                 raise DriftError("the method packages changed while the dev split ran; restore them and tune again")
             payload = DevRun(records=_commit(store, workspace), matched=matched, methods=locks)
-            ledger.append(name, "dev_run", payload, allow=guard(name, "dev_run"))
+            ledger.append(name, "dev_run", payload, allow=guard(name, "dev_run", event.hash))
             state = StudyState.of(ledger.events(), name)
         elif _commit(store, workspace) != state.dev_run[1].records:
             raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
@@ -87,7 +135,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
         records = list(store.read())
         chosen = tuning.select(protocol, ids, records, state.dev_run[1], grounds)
         _refuse_broken(records, chosen)
-    return ledger.append(name, "select", chosen, allow=guard(name, "select"))
+    return ledger.append(name, "select", chosen, allow=guard(name, "select", event.hash))
 
 
 def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStore, watch: Watch) -> ArmChoice:
@@ -137,9 +185,12 @@ def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
     return state, state.register[1].protocol_digest
 
 
-def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
+def confirm(
+    workspace: Workspace, name: str, device: str, slots: int, watch: Watch, *, exploratory: bool = False
+) -> Event:
     """Run the held-out split once. `consume` is written before the first held-out prompt; a run that was cut off
-    resumes inside the same attempt with the trials that are missing."""
+    resumes inside the same attempt with the trials that are missing. An `exploratory` run says so in `consume`, and
+    nothing that comes of it is ever confirmatory."""
     ledger = Ledger(workspace.ledger)
     state, _ = consumption(workspace, name)
     event, registered = state.register
@@ -149,26 +200,34 @@ def confirm(workspace: Workspace, name: str, device: str, slots: int, watch: Wat
     with RecordStore(workspace.records(name, "heldout")).open() as store:
         session = 1
         if state.consume is None:
-            _consume(ledger, name, expected, store, device)
+            payload = Consume(
+                expected=len(expected),
+                keys=keys_root(expected),
+                environment=fingerprint.environment(device),
+                exploratory=exploratory,
+            )
+            _refuse_early(store)
+            ledger.append(name, "consume", payload, allow=guard(name, "consume", event.hash))
         elif not _is_complete(state):
             watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
             session = 1 + len(state.sessions)
-            _end_session(ledger, name, session, False, store, workspace)
+            _end_session(ledger, study, session, False, store, device)
             session += 1
         if not _is_complete(state):
             watch.start(len(expected), len(store.done))
-            bench = Bench(study, event.hash, device, slots)
+            bench = Bench(study, event.hash, state.seed_root(), device, slots)
             for cell in study.protocol.cells:
                 for arm in study.protocol.heldout_arms(survivors):
                     batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
                     bench.run(batch, store.done, store.append, watch.advance)
             _complete(store, expected)
-            _end_session(ledger, name, session, True, store, workspace)
+            _end_session(ledger, study, session, True, store, device)
         _say_failures(store, watch)
         payload = Close(
             records=_commit(store, workspace),
             methods=fingerprint.methods(study.protocol),
             environment=fingerprint.environment(device),
+            task=fingerprint.task(study.task),
         )
         return ledger.append(name, "close", payload, allow=guard(name, "close"))
 
@@ -177,18 +236,23 @@ def _is_complete(state: StudyState) -> bool:
     return bool(state.sessions) and state.sessions[-1][1].complete
 
 
-def _consume(ledger: Ledger, name: str, expected: list, store: RecordStore, device: str) -> None:
+def _refuse_early(store: RecordStore) -> None:
     if store.done:
         raise DriftError(
             f"{store.path} holds {len(store.done)} held-out records, but the split was never consumed; "
             "move the file away and find out where it comes from"
         )
-    payload = Consume(expected=len(expected), keys=keys_root(expected), environment=fingerprint.environment(device))
-    ledger.append(name, "consume", payload, allow=guard(name, "consume"))
 
 
-def _end_session(ledger: Ledger, name: str, session: int, complete: bool, store: RecordStore, space: Workspace) -> None:
-    payload = Records(session=session, complete=complete, records=_commit(store, space))
+def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, store: RecordStore, device: str) -> None:
+    name = study.protocol.study
+    payload = Records(
+        session=session,
+        complete=complete,
+        records=_commit(store, study.workspace),
+        methods=fingerprint.methods(study.protocol),
+        environment=fingerprint.environment(device),
+    )
     ledger.append(name, "records", payload, allow=guard(name, "records"))
 
 

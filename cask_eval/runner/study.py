@@ -123,6 +123,8 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
         models=locks,
         environment=fingerprint.environment(device),
         warnings=warnings,
+        task=fingerprint.task(study.task),
+        grader=study.task.GRADER,
     )
 
 
@@ -130,9 +132,9 @@ def refuse_drift(study: Study, registered: Register, device: str) -> None:
     """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
     now = facts(study, device, registered.warnings)
     differences = []
-    for field in ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment"):
+    for field in ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment", "task", "grader"):
         before, after = getattr(registered, field), getattr(now, field)
-        if before != after:
+        if before is not None and before != after:
             differences.append(f"{field}: {_first_difference(field, _plain(before), _plain(after))}")
     if differences:
         raise DriftError(

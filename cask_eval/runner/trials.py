@@ -43,11 +43,12 @@ class Batch:
 
 
 class Bench:
-    """One study on one device. `slots` are the sequences in flight at most; a batch that runs out of memory goes on
-    with half of them."""
+    """One study on one device. `registration` is the hash of its registration, `seed_root` what its seeds are derived
+    from. `slots` are the sequences in flight at most; a batch that runs out of memory goes on with half of them."""
 
-    def __init__(self, study: Study, registration: str, device: str, slots: int = 64):
-        self.study, self.registration, self.device, self.slots = study, registration, device, slots
+    def __init__(self, study: Study, registration: str, seed_root: str, device: str, slots: int = 64):
+        self.study, self.registration, self.seed_root = study, registration, seed_root
+        self.device, self.slots = device, slots
 
     def policy(self, model: Model, decoder: Any, tokenizer: Any, choice: ArmChoice) -> Policy:
         """The arm's method, bound to the loaded model."""
@@ -82,7 +83,7 @@ class Bench:
             Request(
                 key,
                 tuple(tokenizer(p.prompt)["input_ids"]),
-                int(trial_seed(self.registration, batch.cell.name, p.id, key[-1], phase=batch.phase), 16),
+                int(trial_seed(self.seed_root, batch.cell.name, p.id, key[-1], phase=batch.phase), 16),
             )
             for key, p in wanted.items()
         ]
@@ -174,7 +175,7 @@ class Bench:
             "problem": problem.id,
             "problem_digest": digests[problem.id],
             "sample": sample,
-            "seed": trial_seed(self.registration, batch.cell.name, problem.id, sample, phase=batch.phase),
+            "seed": trial_seed(self.seed_root, batch.cell.name, problem.id, sample, phase=batch.phase),
             "prompt_tokens": lengths[result.key],
         }
         if isinstance(result, _Fault):

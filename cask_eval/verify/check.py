@@ -15,6 +15,7 @@ from cask_eval.verify.evidence import Evidence
 Outcome = Literal["pass", "fail", "not_checked"]
 
 MAX_DETAILS = 12
+MAX_SAID = 10_000
 MAX_WIDTH = 400
 
 
@@ -26,9 +27,13 @@ class Skip(str):
     """Could not be checked, and why. A check with a skip and no fault is `not_checked`."""
 
 
+class Open(Skip):
+    """There was nothing to check, and the study does not say there is: its evidence level tells what that is worth."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """What one check found. `claimed` is false for ids that this version does not check at all."""
+    """What one check found. `claimed` is false where the study does not ask to be checked for it."""
 
     id: str
     title: str
@@ -46,6 +51,17 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         return {"id": self.id, "title": self.title, "status": self.status, "details": self.details,
                 "claimed": self.claimed}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rerun(Result):
+    """What executing trials again found. `enough`: so many that the study counts as run by the reviewer."""
+
+    enough: bool = False
+
+    @classmethod
+    def of(cls, status: Outcome, details: list[str], enough: bool = False) -> Rerun:
+        return cls("RUN", "trials executed again", status, list(_short(details)), True, enough)
 
 
 @dataclass(frozen=True)
@@ -68,12 +84,17 @@ def check(id: str, title: str, *needs: str) -> Callable[[Callable[[Evidence], It
             try:
                 for text in body(evidence):
                     said.append(text)
+                    if len(said) >= MAX_SAID:
+                        said.append(f"after {MAX_SAID} findings the rest was not looked at")
+                        break
             except Exception as error:  # hostile evidence must not end the verification of the rest
                 said.append(f"the evidence cannot be read: {type(error).__name__}: {error}")
             faults = [s for s in said if not isinstance(s, (Note, Skip))]
             skips = [s for s in said if isinstance(s, Skip)]
             status: Outcome = "fail" if faults else "not_checked" if skips else "pass"
-            return Result(id, title, status, list(_short([*faults, *skips, *(s for s in said if isinstance(s, Note))])))
+            lines = _short([*faults, *skips, *(s for s in said if isinstance(s, Note))])
+            claimed = not skips or not all(isinstance(s, Open) for s in skips)
+            return Result(id, title, status, list(lines), claimed)
 
         return Check(id, title, run)
 

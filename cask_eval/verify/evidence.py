@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -21,11 +21,12 @@ from cask_eval import jsonl
 from cask_eval.canonical import digest, digest_bytes, loads
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
-from cask_eval.errors import CaskError, ProtocolError, RecordError
+from cask_eval.errors import CaskError, ProtocolError, RecordError, StateError
 from cask_eval.fields import first_fault
 from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, RecordsCommit, Register, Select
+from cask_eval.ledger.lineage import manifests as manifests_elsewhere
 from cask_eval.ledger.log import audit
-from cask_eval.ledger.state import StudyState, studies
+from cask_eval.ledger.state import Label, StudyState
 from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import yaml
 from cask_eval.protocol.model import Protocol
@@ -34,6 +35,9 @@ from cask_eval.records.store import evidence_of, line_of, parse
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import registry
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.anchor.check import Findings
 
 MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
@@ -93,6 +97,10 @@ class Evidence:
     absent: dict[str, str]
     elsewhere: dict[tuple[str, Role], Manifest] = field(default_factory=dict)
     """The splits of the ledger's other studies, as far as they are here and are what was registered."""
+    superseded: tuple[RecordFile | None, ...] = ()
+    """The dev records that amendments have put aside, one for each of `state.superseded`."""
+    roots: tuple[Any, ...] | None = None
+    """Certificates of the time-stamp authorities that the reviewer trusts; None stands for those that are pinned."""
 
     @property
     def own(self) -> list[Event]:
@@ -142,8 +150,25 @@ class Evidence:
         return self.manifests.get("heldout")
 
     @property
-    def label(self) -> Literal["confirmatory", "exploratory"]:
-        return "exploratory" if self.of_kind("amend") else "confirmatory"
+    def label(self) -> Label:
+        return self.state.label
+
+    @property
+    def seed_root(self) -> str | None:
+        """What every trial's seed is derived from; None where the token that it needs is not there."""
+        try:
+            return self.state.seed_root() if self.state.register else None
+        except StateError:
+            return None
+
+    @cached_property
+    def anchors(self) -> Findings:
+        """What the time stamps in the ledger prove."""
+        # Most studies have none, and cryptography is slow to load.
+        from cask_eval.anchor.check import check_anchors
+        from cask_eval.anchor.roots import pinned
+
+        return check_anchors(self.events, self.study, pinned() if self.roots is None else self.roots)
 
     @cached_property
     def derived(self) -> AnalysisDocument | str | None:
@@ -161,8 +186,10 @@ class Evidence:
         return self.absent.get(name, f"there is no {name.replace('_', ' ')}")
 
     @classmethod
-    def load(cls, workspace: Workspace, study: str, head: str | None = None) -> Evidence:
-        return _Loader(workspace).load(study, head)
+    def load(
+        cls, workspace: Workspace, study: str, head: str | None = None, roots: Sequence[Any] | None = None
+    ) -> Evidence:
+        return replace(_Loader(workspace).load(study, head), roots=None if roots is None else tuple(roots))
 
 
 class _Loader:
@@ -198,6 +225,7 @@ class _Loader:
             if task:
                 problems = {role: p for role, m in manifests.items() if (p := self.problems(task, role, m))}
 
+        superseded = tuple(self.records("superseded", payload.records) for _, payload in state.superseded)
         dev = self.records("dev", state.dev_run[1].records if state.dev_run else None)
         commits = [pair[1].records for pair in (state.close, *reversed(state.sessions)) if pair]
         heldout = self.records("heldout", commits[0] if commits else None)
@@ -205,7 +233,7 @@ class _Loader:
         return Evidence(
             self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
             protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
-            tuple(self.faults), self.absent, self.elsewhere(events, study),
+            tuple(self.faults), self.absent, manifests_elsewhere(self.workspace, events, study), superseded,
         )  # fmt: skip
 
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
@@ -218,7 +246,10 @@ class _Loader:
                 return None
             if path.stat().st_size > limit:
                 raise CaskError(f"has {path.stat().st_size} bytes, more than {limit}")
-            return path.read_bytes()
+            data = path.read_bytes()
+            if data.count(b"\n") > jsonl.MAX_LINES:
+                raise CaskError(f"has more than {jsonl.MAX_LINES} lines")
+            return data
         except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[name] = f"{where} cannot be read: {error}"
             self.faults.append(self.absent[name])
@@ -257,35 +288,11 @@ class _Loader:
             return None
         return self.parsed(self.stored(lock.path, name, MAX_DOCUMENT), name, lock.path, Manifest.model_validate)
 
-    def elsewhere(self, events: list[Event], study: str) -> dict[tuple[str, Role], Manifest]:
-        found: dict[tuple[str, Role], Manifest] = {}
-        read: dict[tuple[str, str], Manifest | None] = {}
-        for name, state in studies(events).items():
-            for role, lock in (state.register[1].splits if state.register and name != study else {}).items():
-                where = (lock.path, lock.digest)
-                if where not in read:
-                    read[where] = self.foreign(*where)
-                if manifest := read[where]:
-                    found[name, role] = manifest
-        return found
-
-    def foreign(self, rel: str, locked: str) -> Manifest | None:
-        """Another study's manifest. What is wrong with it is that study's fault, not this one's."""
-        try:
-            path = self.workspace.resolve(rel)
-            if path.is_file() and path.stat().st_size <= MAX_DOCUMENT:
-                manifest = Manifest.model_validate(loads(path.read_bytes()))
-                return manifest if manifest.digest() == locked else None
-        except (OSError, RuntimeError, ValueError, CaskError):
-            pass
-        return None
-
     def document(self, study: str) -> tuple[AnalysisDocument | None, str | None]:
         where = f"reports/{study}/analysis.json"
         data = self.stored(where, "document", MAX_DOCUMENT)
-        value = self.parsed(data, "document", where, lambda v: v)
-        found = self.parsed(data, "document", where, AnalysisDocument.model_validate) if value is not None else None
-        return found, digest(value) if found else None
+        found = self.parsed(data, "document", where, lambda v: (AnalysisDocument.model_validate(v), digest(v)))
+        return found or (None, None)
 
     def parsed(self, data: bytes | None, name: str, where: str, model: Callable[[Any], Any]) -> Any | None:
         if data is None:
@@ -300,7 +307,7 @@ class _Loader:
         self.faults.append(fault)
         return None
 
-    def records(self, role: Role, committed: RecordsCommit | None) -> RecordFile | None:
+    def records(self, role: str, committed: RecordsCommit | None) -> RecordFile | None:
         """The records at the path that the ledger names, or in their packed form beside it."""
         if committed is None:
             self.absent[role] = f"the ledger commits to no {role} records"

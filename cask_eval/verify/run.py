@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cask_eval.errors import FAILED, OK, PARTIAL
-from cask_eval.verify.check import Result
-from cask_eval.verify.checks import CHECKS, OPEN
+from cask_eval.ledger.levels import LEVELS, Level
+from cask_eval.verify.check import Rerun, Result
+from cask_eval.verify.checks import CHECKS
 from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.level import level_of
 from cask_eval.workspace import Workspace
-
-Level = Literal["L0", "L1", "L2", "L3"]
-LEVELS: dict[Level, str] = {
-    "L0": "self-asserted: consistent in itself, dated by nobody but its author",
-    "L1": "pushed to a third party's git",
-    "L2": "anchored by a time-stamp authority",
-    "L3": "public log, or run by the reviewer",
-}
 
 NOT_PROVEN = """What this does not prove:
 - that nobody ran the held-out problems outside the runner before, or threw such runs away;
@@ -83,21 +78,32 @@ class Verdict:
         }
 
 
-def verify(workspace: Workspace | str | Path, study: str, *, head: str | None = None, require: Level = "L2") -> Verdict:
+def verify(
+    workspace: Workspace | str | Path,
+    study: str,
+    *,
+    head: str | None = None,
+    require: Level = "L2",
+    roots: Sequence[Any] | None = None,
+    again: Callable[[Evidence], Rerun] | None = None,
+) -> Verdict:
     """Check everything that `study` left in the workspace. `head` is a ledger hash that the reviewer noted earlier.
+    `roots`: certificates of the time-stamp authorities that the reviewer trusts, by default those that this package
+    pins. `again` executes some trials again (`runner.reexecute`).
 
-    Reads files only: no network, no torch, and nothing in the evidence is executed. Raises CaskError when the study's
-    name is not one.
+    Without `again` it reads files only: no network, no torch, and nothing in the evidence is executed. Raises CaskError
+    when the study's name is not one.
     """
     if require not in LEVELS:
         raise ValueError(f"require is {require!r}; use one of {', '.join(LEVELS)}")
     place = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    return judge(Evidence.load(place, study, head), require)
+    evidence = Evidence.load(place, study, head, roots)
+    return judge(evidence, require, again(evidence) if again else None)
 
 
-def judge(evidence: Evidence, require: Level = "L2") -> Verdict:
-    """The verdict on evidence that is loaded already."""
+def judge(evidence: Evidence, require: Level = "L2", again: Rerun | None = None) -> Verdict:
+    """The verdict on evidence that is loaded already; `again`: what executing trials again gave."""
     results = [check.run(evidence) for check in CHECKS]
-    results += [Result(id, title, "not_checked", [why], claimed=False) for id, (title, why) in OPEN.items()]
-    results.sort(key=lambda r: r.id)
-    return Verdict(evidence.study, results, "L0", require, evidence.head)
+    level = level_of(evidence, results, again)
+    results += [again] if again else []
+    return Verdict(evidence.study, results, level, require, evidence.head)

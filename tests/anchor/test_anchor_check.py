@@ -17,9 +17,12 @@ from ledger_payloads import make_payload
 from cask_eval.anchor import check
 from cask_eval.anchor.check import check_anchors
 from cask_eval.anchor.entry import targets
-from cask_eval.canonical import ZERO
+from cask_eval.anchor.token import beacon
+from cask_eval.canonical import ZERO, digest
+from cask_eval.errors import StateError
 from cask_eval.ledger.events import Event
 from cask_eval.ledger.log import TIME, audit, line_of, seal
+from cask_eval.ledger.state import StudyState
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -50,6 +53,7 @@ class Story:
             "hash": event.hash,
             "tsa": signer.certificate.subject.rfc4514_string(),
             "gen_time": when.strftime(TIME),
+            "beacon": beacon(token),
             "token": base64.b64encode(token).decode(),
         }
         return self.add("anchor", study=edits.pop("study", "s"), payload=payload | edits)
@@ -137,16 +141,21 @@ def test_an_amendment_stands_for_the_registration(story, judge):
     assert "amend (line 3) is not stamped" in check_anchors(events, "s", ()).gaps[0]
 
 
-def test_the_beacon_is_that_of_the_first_stamp_over_the_registration(story, judge):
-    register, other = story.add("register"), story.add("dev_run")
+def test_seeds_need_the_first_stamp_over_the_registration(story, judge):
+    body = make_payload("register").model_dump(mode="json")
+    register = story.add("register", payload={**body, "protocol": {**body["protocol"], "anchor": "registration"}})
+    other = story.add("dev_run")
     story.wait()
     story.anchor(other)
-    assert check.beacon(story.events, "s") is None and check.beacon([], "s") is None
+    with pytest.raises(StateError, match="cask-eval anchor s --tsa URL"):
+        StudyState.of(story.events, "s").seed_root()
     story.anchor(register)
     story.wait()
     story.anchor(register)
     first, second = judge(story).stamps[1:]
-    assert check.beacon(story.events, "s") == first.token.beacon != second.token.beacon
+    assert first.token.beacon != second.token.beacon
+    want = digest({"registration": register.hash, "beacon": first.token.beacon})
+    assert StudyState.of(story.events, "s").seed_root() == want
 
 
 # --- attacks ----------------------------------------------------------------------------------------------------------
@@ -164,6 +173,7 @@ def test_a_token_of_another_event(story, judge):
     [
         ({"hash": ZERO}, "names no earlier event"),
         ({"seq": 1}, "not an event of this study at that line"),
+        ({"beacon": ZERO}, "another beacon"),
         ({"gen_time": "2026-01-01T00:00:00Z"}, "states 2026-01-01T00:00:00Z by CN=Honest .*, but the token says"),
         ({"tsa": "CN=DigiCert"}, "states .* by CN=DigiCert, but the token says .* by CN=Honest Authority"),
         ({"token": "MAA="}, "no time stamp"),

@@ -58,5 +58,5 @@ def make_payload(kind: str, *, session: int = 1, complete: bool = True) -> Stric
         "records": Records(session=session, complete=complete, records=COMMIT),
         "close": Close(records=COMMIT, methods=[], environment=ENVIRONMENT),
         "analysis": Analysis(digest=ZERO, branch="A", decision="adopt"),
-        "anchor": Anchor(seq=0, hash=ZERO, tsa="CN=TSA", gen_time="2026-03-01T12:00:00Z", token="MAA="),
+        "anchor": Anchor(seq=0, hash=ZERO, tsa="CN=TSA", gen_time="2026-03-01T12:00:00Z", beacon=ZERO, token="MAA="),
     }[kind]

@@ -37,7 +37,7 @@ class Engine:
 
 def outcomes(monkeypatch, engine, slots=8, n=20):
     monkeypatch.setattr(trials, "generate", engine)
-    bench = Bench(None, "", "cpu", slots)
+    bench = Bench(None, "", "", "cpu", slots)
     return list(bench._outcomes(None, [Request(i, (1,), i) for i in range(n)], None, 1, None, bench.slots))
 
 
@@ -117,7 +117,7 @@ def test_records_are_not_saved_twice_when_an_interrupt_meets_the_save(registered
     ground = tune.grounds(study, lock.models, "cpu")[cell.model]
     batch = trials.Batch("dev", cell, "baseline", "", tune.baseline(protocol, cell, ground))
     with pytest.raises(KeyboardInterrupt):
-        Bench(study, event.hash, "cpu").run(batch, set(), save, lambda *_: None)
+        Bench(study, event.hash, event.hash, "cpu").run(batch, set(), save, lambda *_: None)
     assert written and len(written) == len(set(written))
 
 

@@ -3,16 +3,21 @@ forger, who edits anything and then signs the whole chain again, as an author wh
 
 from __future__ import annotations
 
+import base64
 import copy
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import authority
+
+from cask_eval.anchor.token import beacon
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
 from cask_eval.decide import selection
 from cask_eval.decide.analysis import analyse
@@ -25,14 +30,19 @@ from cask_eval.decide.budgets import (
     searched_choice,
 )
 from cask_eval.decide.selection import arm_of
+from cask_eval.errors import StateError
 from cask_eval.footprint import Footprint
+from cask_eval.ledger.amend import changes
 from cask_eval.ledger.events import (
+    Amend,
     Analysis,
+    Anchor,
     ArmChoice,
     Close,
     Consume,
     DevRun,
     Environment,
+    Event,
     ModelLock,
     PackageLock,
     Records,
@@ -40,8 +50,8 @@ from cask_eval.ledger.events import (
     Select,
     SplitLock,
 )
-from cask_eval.ledger.log import Ledger, seal
-from cask_eval.ledger.state import guard
+from cask_eval.ledger.log import TIME, Ledger, seal
+from cask_eval.ledger.state import StudyState, guard
 from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root, step_config, trial_seed
 from cask_eval.protocol.load import check, load
 from cask_eval.protocol.model import Cell, Protocol
@@ -57,6 +67,7 @@ from cask_eval.tasks import chain
 from cask_eval.workspace import Workspace
 
 STUDY = "sim"
+REASON = "The margin was written down wrongly."
 PROTOCOL_PATH = "prereg/sim.yaml"
 CAP = 120
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -116,6 +127,7 @@ MODELS = [
               max_prompt_tokens=20, stop_ids=[STOP])
     for name in ("one", "two")
 ]  # fmt: skip
+TASK = PackageLock(name="cask_eval", version="0.1.0", digest=digest("task"))
 METHODS = [PackageLock(name="cask-methods", version="0.1.0", digest=digest("methods"))]
 ENVIRONMENT = Environment(python="3.11.7", platform="linux-x86_64", device="cpu", cuda=None, driver=None,
                           packages={"torch": "2.6.0"}, toolkit=digest("toolkit"))  # fmt: skip
@@ -152,7 +164,13 @@ def output_of(problem: chain.Problem, right: bool) -> str:
 
 
 def record(
-    protocol: Protocol, registration: str, key: tuple, choice: ArmChoice, config: str = "", status: str = "finished"
+    protocol: Protocol,
+    registration: str,
+    seed_root: str,
+    key: tuple,
+    choice: ArmChoice,
+    config: str = "",
+    status: str = "finished",
 ) -> Record:
     """One honest trial. What is right depends on arm, cell and problem only, so that every build is the same."""
     phase, cell, arm, in_key, problem_id, sample = key
@@ -188,7 +206,7 @@ def record(
         "problem": problem_id,
         "problem_digest": digest([problem.id, problem.prompt, problem.answer]),
         "sample": sample,
-        "seed": trial_seed(registration, cell, problem_id, sample, phase=phase),
+        "seed": trial_seed(seed_root, cell, problem_id, sample, phase=phase),
         "status": status,
         "failure": {"kind": "method", "error": "FloatingPointError", "message": "NaN"} if status == "failed" else None,
         "prompt_tokens": prompt,
@@ -212,87 +230,164 @@ def stored(account: Residency) -> dict:
     return {name: value for name, value in account.to_json().items() if name != "chains"}
 
 
-def build(root: Path, text: str = PROTOCOL) -> Workspace:
-    """An honest study from registration to analysis, through the real ledger and stores."""
-    space = Workspace(root)
-    (space.root / "prereg").mkdir(parents=True)
-    (space.root / PROTOCOL_PATH).write_bytes(text.encode())
-    loaded = load(space.root / PROTOCOL_PATH)
-    protocol, ledger = loaded.protocol, Ledger(space.ledger)
-    clock = iter(START + timedelta(minutes=i) for i in range(1000))
+def build(
+    root: Path,
+    text: str = PROTOCOL,
+    *,
+    early: str | None = None,
+    late: str | None = None,
+    stamp: Callable[[str, datetime], dict] | None = None,
+    exploratory: bool = False,
+) -> Workspace:
+    """An honest study from registration to analysis, through the real ledger and stores.
 
-    def write(kind: str, payload: Any) -> Any:
-        return ledger.append(STUDY, kind, payload, now=next(clock), allow=guard(STUDY, kind))
+    early: the protocol after an amendment that was made when the dev split had been run. late: the one after an
+    amendment that followed the analysis. stamp: (hash, time) → what an anchor says beside the event that it is over.
+    """
+    author = Author(root, stamp)
+    author.register(text)
+    author.tune()
+    if early:
+        author.amend(early)
+        author.tune()
+    author.confirm(exploratory)
+    author.analyse()
+    if late:
+        author.amend(late)
+        author.analyse()
+    return author.space
 
-    locks = {}
-    for role, path in (("dev", protocol.task.dev), ("heldout", protocol.task.heldout)):
-        manifest = freeze(f"sim-{role}", "chain", role, SOURCES[role], "all of the stream", PROBLEMS[role].values())
-        store.write(space.root / path, manifest)
-        locks[role] = split_lock(path, manifest)
-    registration = write("register", Register(
-        protocol_path=PROTOCOL_PATH, protocol_raw=loaded.raw_digest, protocol_digest=loaded.digest,
-        protocol=protocol.document(), splits=locks, methods=METHODS, models=MODELS, environment=ENVIRONMENT,
-        warnings=[],
-    )).hash  # fmt: skip
 
-    dev, baseline = RecordStore(space.records(STUDY, "dev")), {}
-    grid = dev_keys(protocol, PROBLEMS["dev"])
-    matched: dict[str, dict[str, dict[str, ArmChoice]]] = {}
-    with dev.open():
-        for cell in protocol.cells:
-            preset, params = arm_of(protocol, "baseline", "")
-            schedule = schedule_for(preset, cell.budget)
-            draft = reference_choice(preset, params, schedule, HELD, Fraction(0))
-            own = [k for k in grid if k[1] == cell.name]
-            runs = [record(protocol, registration, k, draft) for k in own if k[2] == "baseline"]
-            lengths, mean = baseline[cell.name] = measured(runs)
-            rows = {"baseline": {"": reference_choice(preset, params, schedule, HELD, mean)}}
-            for arm, names in dev_runs(protocol).items():
-                for config in names if arm != "baseline" else ():
-                    keys = [k for k in own if k[2:4] == (arm, config)]
+def stamped_by(signer: authority.Identity) -> Callable[[str, datetime], dict]:
+    """What an anchor says when this authority has stamped a hash."""
 
-                    def run(choice: ArmChoice, keys=keys, config=config) -> list[Record]:
-                        return [record(protocol, registration, k, choice, config) for k in keys]
+    def stamp(hash: str, when: datetime) -> dict:
+        token = authority.forge(signer, hash, when)
+        return {
+            "tsa": signer.certificate.subject.rfc4514_string(),
+            "gen_time": when.strftime(TIME),
+            "beacon": beacon(token),
+            "token": base64.b64encode(token).decode(),
+        }
 
-                    draft = matched_arm(protocol, cell, arm, config, lengths, mean)
-                    choice = searched_choice(draft, lambda c, run=run: measured(run(c))[1])
-                    rows.setdefault(arm, {})[config] = choice
-                    runs += run(choice)
-                    for step in choice.searched:
-                        name, ran = step_config(config, step.budget), at_budget(choice, step.budget)
-                        runs += [r.model_copy(update={"config": name}) for r in run(ran)]
-            dev.append(runs)
-            matched[cell.name] = rows
-    write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
+    return stamp
 
-    controls = {
-        cell.name: {"random": matched_arm(protocol, cell, "random", "", *baseline[cell.name])}
-        for cell in protocol.cells
-    }
-    chosen = selection.freeze(protocol, selection.select(protocol, dev.read(), PROBLEMS["dev"]), matched, controls)
-    write("select", chosen)
 
-    keys = expected_keys(protocol, PROBLEMS["heldout"], chosen.survivors)
-    write("consume", Consume(expected=len(keys), keys=keys_root(keys), environment=ENVIRONMENT))
-    heldout = RecordStore(space.records(STUDY, "heldout"))
-    odd = {("random", 3): "failed", ("baseline", 5): "truncated"}
-    place = {id: i for i, id in enumerate(PROBLEMS["heldout"])}
-    runs = [
-        record(protocol, registration, k, chosen.arms[k[1]][k[2]], chosen.chosen[k[1]].get(k[2], ""),
-               odd.get((k[2], place[k[4]]), "finished"))
-        for k in keys
-    ]  # fmt: skip
-    for number, part in enumerate((runs[:100], runs[100:]), 1):
-        with heldout.open():
-            heldout.append(part)
-        write("records", Records(session=number, complete=number == 2, records=heldout.commit(space.root)))
-    write("close", Close(records=heldout.commit(space.root), methods=METHODS, environment=ENVIRONMENT))
+class Author:
+    """Does one step of a study after the other, a minute apart."""
 
-    document = analyse(protocol, registration, chosen, heldout.read(), list(PROBLEMS["heldout"]), label="confirmatory")
-    write_json(space.analysis(STUDY), document.model_dump(mode="json"))
-    write("analysis", Analysis(digest=digest(document.model_dump(mode="json")), branch=document.branch,
-                               decision=document.decision))  # fmt: skip
-    return space
+    def __init__(self, root: Path, stamp: Callable[[str, datetime], dict] | None = None):
+        self.space, self.stamp = Workspace(root), stamp
+        (self.space.root / "prereg").mkdir(parents=True)
+        self.ledger, self.clock = Ledger(self.space.ledger), START
+
+    def write(self, kind: str, payload: Any) -> Event:
+        event = self.ledger.append(STUDY, kind, payload, now=self.clock, allow=guard(STUDY, kind))
+        self.clock += timedelta(minutes=1)
+        if self.stamp and kind in ("register", "amend", "consume", "close"):
+            said = self.stamp(event.hash, self.clock)
+            self.ledger.append(STUDY, "anchor", Anchor(seq=event.seq, hash=event.hash, **said), now=self.clock)
+            self.clock += timedelta(minutes=1)
+        return event
+
+    @property
+    def state(self) -> StudyState:
+        return StudyState.of(self.ledger.events(), STUDY)
+
+    def lock(self, text: str) -> Register:
+        (self.space.root / PROTOCOL_PATH).write_bytes(text.encode())
+        loaded = load(self.space.root / PROTOCOL_PATH)
+        self.protocol = loaded.protocol
+        locks = {}
+        for role, path in (("dev", self.protocol.task.dev), ("heldout", self.protocol.task.heldout)):
+            made = freeze(f"sim-{role}", "chain", role, SOURCES[role], "all of the stream", PROBLEMS[role].values())
+            store.write(self.space.root / path, made)
+            locks[role] = split_lock(path, made)
+        return Register(
+            protocol_path=PROTOCOL_PATH, protocol_raw=loaded.raw_digest, protocol_digest=loaded.digest,
+            protocol=self.protocol.document(), splits=locks, methods=METHODS, models=MODELS, environment=ENVIRONMENT,
+            warnings=[], task=TASK, grader=chain.GRADER,
+        )  # fmt: skip
+
+    def register(self, text: str) -> None:
+        self.write("register", self.lock(text))
+
+    def amend(self, text: str) -> None:
+        before = (self.state.amendments or (self.state.register,))[-1]
+        now = self.lock(text)
+        made = changes(before[1].protocol, now.protocol)
+        self.write("amend", Amend(**dict(now), reason=REASON, replaces=before[0].hash, changes=made))
+
+    def tune(self) -> None:
+        protocol, space = self.protocol, self.space
+        dev, baseline = RecordStore(space.records(STUDY, "dev", self.state.revision)), {}
+        grid = dev_keys(protocol, PROBLEMS["dev"])
+        matched: dict[str, dict[str, dict[str, ArmChoice]]] = {}
+        state = self.state
+        made = functools.partial(record, protocol, state.register[0].hash, state.seed_root())
+        with dev.open():
+            for cell in protocol.cells:
+                preset, params = arm_of(protocol, "baseline", "")
+                schedule = schedule_for(preset, cell.budget)
+                draft = reference_choice(preset, params, schedule, HELD, Fraction(0))
+                own = [k for k in grid if k[1] == cell.name]
+                runs = [made(k, draft) for k in own if k[2] == "baseline"]
+                lengths, mean = baseline[cell.name] = measured(runs)
+                rows = {"baseline": {"": reference_choice(preset, params, schedule, HELD, mean)}}
+                for arm, names in dev_runs(protocol).items():
+                    for config in names if arm != "baseline" else ():
+                        keys = [k for k in own if k[2:4] == (arm, config)]
+
+                        def run(choice: ArmChoice, keys=keys, config=config) -> list[Record]:
+                            return [made(k, choice, config) for k in keys]
+
+                        draft = matched_arm(protocol, cell, arm, config, lengths, mean)
+                        choice = searched_choice(draft, lambda c, run=run: measured(run(c))[1])
+                        rows.setdefault(arm, {})[config] = choice
+                        runs += run(choice)
+                        for step in choice.searched:
+                            name, ran = step_config(config, step.budget), at_budget(choice, step.budget)
+                            runs += [r.model_copy(update={"config": name}) for r in run(ran)]
+                dev.append(runs)
+                matched[cell.name] = rows
+        self.write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
+
+        controls = {
+            cell.name: {"random": matched_arm(protocol, cell, "random", "", *baseline[cell.name])}
+            for cell in protocol.cells
+        }
+        found = selection.select(protocol, dev.read(), PROBLEMS["dev"])
+        self.write("select", selection.freeze(protocol, found, matched, controls))
+
+    def confirm(self, exploratory: bool = False) -> None:
+        chosen = self.state.select[1]
+        keys = expected_keys(self.protocol, PROBLEMS["heldout"], chosen.survivors)
+        root, about = self.space.root, {"methods": METHODS, "environment": ENVIRONMENT}
+        self.write("consume", Consume(expected=len(keys), keys=keys_root(keys), environment=ENVIRONMENT,
+                                      exploratory=exploratory))  # fmt: skip
+        state, heldout = self.state, RecordStore(self.space.records(STUDY, "heldout"))
+        odd = {("random", 3): "failed", ("baseline", 5): "truncated"}
+        place = {id: i for i, id in enumerate(PROBLEMS["heldout"])}
+        runs = [
+            record(self.protocol, state.register[0].hash, state.seed_root(), k, chosen.arms[k[1]][k[2]],
+                   chosen.chosen[k[1]].get(k[2], ""), odd.get((k[2], place[k[4]]), "finished"))
+            for k in keys
+        ]  # fmt: skip
+        for number, part in enumerate((runs[:100], runs[100:]), 1):
+            with heldout.open():
+                heldout.append(part)
+            self.write("records", Records(session=number, complete=number == 2, records=heldout.commit(root), **about))
+        self.write("close", Close(records=heldout.commit(root), task=TASK, **about))
+
+    def analyse(self) -> None:
+        state, records = self.state, RecordStore(self.space.records(STUDY, "heldout")).read()
+        ids = list(PROBLEMS["heldout"])
+        document = analyse(
+            self.protocol, state.register[0].hash, state.select[1], records, ids, label=state.label
+        ).model_dump(mode="json")
+        write_json(self.space.analysis(STUDY), document)
+        said = {name: document[name] for name in ("branch", "decision")}
+        self.write("analysis", Analysis(digest=digest(document), **said))
 
 
 def split_lock(path: str, manifest: Manifest) -> SplitLock:
@@ -317,8 +412,12 @@ class Forger:
         self.analysis: dict = json.loads(self.space.analysis(STUDY).read_bytes())
 
     def event(self, kind: str) -> dict:
-        """The payload of the first event of a kind."""
-        return next(e["payload"] for e in self.events if e["event"] == kind)
+        """The payload of the study's first event of a kind."""
+        return next(e["payload"] for e in self.events if (e["study"], e["event"]) == (STUDY, kind))
+
+    @property
+    def registration(self) -> str:
+        return next(e["hash"] for e in self.events if (e["study"], e["event"]) == (STUDY, "register"))
 
     def insert(self, kind: str, payload: dict, after: str) -> None:
         at = max(i for i, e in enumerate(self.events) if e["event"] == after)
@@ -328,6 +427,10 @@ class Forger:
         """The held-out records of an arm, or those of them that are right (or wrong)."""
         own = [r for r in self.heldout if r["cell"] == cell and r["arm"] == arm and r["status"] == "finished"]
         return own if correct is None else [r for r in own if r["grade"]["correct"] == correct]
+
+    @property
+    def state(self) -> StudyState:
+        return StudyState.of(map(Event.model_validate, self.events), STUDY)
 
     @property
     def protocol(self) -> Protocol:
@@ -345,11 +448,15 @@ class Forger:
                 lock = split_lock(register["splits"][role]["path"], Manifest.model_validate(manifest))
                 register["splits"][role] = lock.model_dump()
         self.chain()
-        registration = next(e["hash"] for e in self.events if e["event"] == "register")
+        registration = self.registration
+        try:
+            root = self.state.seed_root()
+        except StateError:  # the stamp that it needs is over another registration
+            root = registration
         for r in (*self.dev, *self.heldout):
             if "seeds" not in keep:
                 r["registration"] = registration
-                r["seed"] = trial_seed(registration, r["cell"], r["problem"], r["sample"], phase=r["phase"])
+                r["seed"] = trial_seed(root, r["cell"], r["problem"], r["sample"], phase=r["phase"])
         if "dev_commit" not in keep:
             self.event("dev_run")["records"] = committed(self.dev, "dev")
         if "keys" not in keep:
@@ -357,7 +464,7 @@ class Forger:
             keys = expected_keys(self.protocol, ids, self.event("select")["survivors"])
             self.event("consume").update(expected=len(keys), keys=keys_root(keys))
         if "commits" not in keep:
-            sessions = [e["payload"] for e in self.events if e["event"] == "records"]
+            sessions = [e["payload"] for e in self.events if (e["study"], e["event"]) == (STUDY, "records")]
             for session in sessions[:-1]:
                 session["records"] = committed(self.heldout[: session["records"]["count"]], "heldout")
             sessions[-1]["records"] = self.event("close")["records"] = committed(self.heldout, "heldout")
@@ -366,7 +473,7 @@ class Forger:
             self.conclude(analyse(
                 Protocol.model_validate(register["protocol"]), registration,
                 Select.model_validate(self.event("select")), map(Record.model_validate, self.heldout), ids,
-                label="confirmatory",
+                label=self.state.label,
             ).model_dump(mode="json"))  # fmt: skip
         self.chain()
         return self
@@ -386,7 +493,7 @@ class Forger:
         Neither `out` nor `into` need be given."""
         protocol, event = self.protocol, self.event("select")
         chosen, matched = event["chosen"], self.event("dev_run")["matched"]
-        registration = next(e["hash"] for e in self.events if e["event"] == "register")
+        registration = self.registration
         names = [c.name for c in protocol.candidates]
         event["survivors"] = [n for n in names if n == into or (n in event["survivors"] and n != out)]
         self.heldout = [r for r in self.heldout if r["arm"] != out]
@@ -397,7 +504,7 @@ class Forger:
                 row[into] = matched[cell][into][chosen[cell][into]]
                 choice = ArmChoice.model_validate(row[into])
                 keys = [("heldout", cell, into, "", id, 0) for id in ids]
-                made = (record(protocol, registration, k, choice, chosen[cell][into]) for k in keys)
+                made = (record(protocol, registration, registration, k, choice, chosen[cell][into]) for k in keys)
                 self.heldout += [r.model_dump(mode="json") for r in made]
         return self
 

@@ -24,16 +24,20 @@ from simulator import (
     output_of,
     read_lines,
     regrade,
+    split_lock,
     stored,
 )
 
 from cask_eval.canonical import digest, digest_bytes
 from cask_eval.decide.budgets import at_budget, entries, measured, schedule_of, text
+from cask_eval.ledger.amend import changes
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import keys_root
 from cask_eval.records.model import Record
 from cask_eval.schedule import Schedule
+from cask_eval.splits import store
 from cask_eval.splits.freeze import item_of
+from cask_eval.splits.model import Manifest
 from cask_eval.tasks import chain
 from cask_eval.verify import evidence as evidence_module
 from cask_eval.verify import tokens
@@ -293,6 +297,190 @@ def consumed_only_afterwards(root):
     consume = forger.events.pop(at)
     forger.events.append({**consume, "time": forger.events[-1]["time"]})
     forger.resign().write()
+
+
+# --- amendments
+
+
+def amendments(forger: Forger) -> list[dict]:
+    return [e["payload"] for e in forger.events if e["event"] == "amend"]
+
+
+@attack("V02", clever=True)
+def amended_afterwards_and_still_confirmatory(root):
+    """The rule for harm is loosened when the outcome is known, and nobody says exploratory."""
+    forger = Forger(root)
+    register = forger.event("register")
+    loose = copy.deepcopy(register["protocol"])
+    loose["test"]["veto"]["alpha"] = "0.001"
+    register_hash = forger.events[0]["hash"]
+    forger.insert("amend", {
+        **register, "protocol": loose, "protocol_digest": digest(loose), "reason": "A slip of the pen.",
+        "replaces": register_hash, "changes": [c.model_dump() for c in changes(register["protocol"], loose)],
+    }, after="close")  # fmt: skip
+    forger.conclude({**forger.analysis, "label": "confirmatory"})
+    forger.chain()
+    forger.write()
+
+
+@attack("V02", clever=True, study="amended")
+def amendment_hides_what_it_changes(root):
+    forger = Forger(root)
+    amendments(forger)[-1]["changes"][0]["field"] = "hypothesis"
+    forger.chain()
+    forger.write()
+
+
+@attack("V02", clever=True, study="amended")
+def budgets_amended_after_the_run(root):
+    forger = Forger(root)
+    early, late = amendments(forger)
+    late["protocol"]["budgets"] = [24]
+    late["protocol_digest"] = digest(late["protocol"])
+    late["changes"] = [c.model_dump() for c in changes(early["protocol"], late["protocol"])]
+    forger.chain()
+    forger.write()
+
+
+@attack("V02", clever=True, study="amended")
+def another_environment_amended_after_the_run(root):
+    forger = Forger(root)
+    amendments(forger)[-1]["environment"]["packages"]["torch"] = "2.9.0"
+    forger.chain()
+    forger.write()
+
+
+@attack("V02", clever=True, study="amended")
+def an_amendment_left_out_of_the_line(root):
+    forger = Forger(root)
+    amendments(forger)[-1]["replaces"] = forger.events[0]["hash"]
+    forger.chain()
+    forger.write()
+
+
+@attack("V04", study="amended")
+def superseded_dev_records_edited(root):
+    replace(Workspace(root).records(STUDY, "dev"), b'"prompt_tokens":14', b'"prompt_tokens":15')
+
+
+@attack("V04", study="amended")
+def superseded_dev_records_gone(root):
+    Workspace(root).records(STUDY, "dev").unlink()
+
+
+# --- dates
+
+
+@attack("V05", clever=True, study="anchored")
+def registration_rewritten_under_its_stamp(root):
+    forger = Forger(root)
+    forger.protocol_file = forger.protocol_file.replace(b'alpha: "0.05"', b'alpha: "0.10"', 1)
+    forger.resign().write()
+
+
+@attack("V05", clever=True, study="anchored")
+def an_earlier_time_written_beside_the_stamp(root):
+    forger = Forger(root)
+    forger.event("anchor")["gen_time"] = "2025-12-05T09:01:00Z"
+    forger.chain()
+    forger.write()
+
+
+@attack("V05", clever=True, study="anchored")
+def whole_ledger_back_dated_around_its_stamps(root):
+    forger = Forger(root)
+    for e in forger.events:
+        e["time"] = e["time"].replace("2026-01-05", "2025-11-05")
+    forger.chain()
+    forger.write()
+
+
+@attack("V05", clever=True)
+def a_stamp_that_was_asked_for_and_never_made(root):
+    forger = Forger(root)
+    forger.protocol_file += b"anchor: registration\n"
+    forger.resign().write()
+
+
+@attack("V06", clever=True, study="anchored")
+def a_beacon_of_choice(root):
+    """Seeds that the author likes, with a beacon that gives them."""
+    forger = Forger(root)
+    forger.event("anchor")["beacon"] = digest("lucky")
+    forger.resign().write()
+
+
+# --- stale outputs, grader, lineage
+
+
+@attack("V22", clever=True)
+def a_session_run_with_other_method_code(root):
+    forger = Forger(root)
+    forger.event("records")["methods"][0]["digest"] = digest("an older version")
+    forger.resign().write()
+
+
+@attack("V22", clever=True)
+def a_session_run_with_other_packages(root):
+    forger = Forger(root)
+    forger.event("records")["environment"]["packages"]["torch"] = "2.5.0"
+    forger.resign().write()
+
+
+@attack("V22")
+def dev_outputs_served_again(root):
+    forger = Forger(root)
+    tuned = next(r for r in forger.dev if r["arm"] == "candidate" and r["grade"]["correct"])
+    forger.records(arm="candidate")[0].update(output_ids=tuned["output_ids"], seed=tuned["seed"])
+    forger.resign("seeds", "analysis").write()
+
+
+@attack("V23", clever=True)
+def graded_by_another_version(root):
+    forger = Forger(root)
+    for r in (*forger.dev, *forger.heldout):
+        r["grade"]["grader"] = "chain/0"
+    forger.resign().write()
+
+
+@attack("V23", clever=True)
+def grader_changed_before_the_end(root):
+    forger = Forger(root)
+    forger.event("close")["task"]["digest"] = digest("a kinder grader")
+    forger.resign().write()
+
+
+def run_before(root: Path, kinds: int, role: str = "heldout", path: str | None = None) -> None:
+    """Another study of the ledger, registered and run up to its first `kinds` events before this one was."""
+    forger = Forger(root)
+    earlier = copy.deepcopy(forger.events[:kinds])
+    for e in earlier:
+        e.update(study="earlier", time=forger.events[0]["time"])
+    if path:
+        part = copy.deepcopy({**forger.manifests["heldout"], "name": "part"})
+        part["items"].pop()
+        part["merkle_root"] = Manifest.model_validate(part).root()
+        made = Manifest.model_validate(part)
+        store.write(root / path, made)
+        earlier[0]["payload"]["splits"][role] = split_lock(path, made).model_dump()
+    forger.events[:0] = earlier
+    forger.resign().write()
+
+
+@attack("V24", clever=True)
+def the_same_problems_consumed_before(root):
+    run_before(root, 4)
+
+
+@attack("V24", clever=True)
+def all_but_one_of_the_problems_consumed_before(root):
+    """Leaving out a problem gives another root, so the problems are compared."""
+    run_before(root, 4, "heldout", "splits/part.json")
+
+
+@attack("V24", clever=True)
+def the_held_out_problems_tuned_on_before(root):
+    run_before(root, 2, "dev", "splits/part.json")
 
 
 # --- splits
@@ -1225,7 +1413,7 @@ for _name in ("prereg/ledger.jsonl", "prereg/sim.yaml", "splits/sim-dev.json", "
 def test_attack_fails_with_its_id(attack, request):
     root = request.getfixturevalue(attack.study)
     attack.run(root)
-    verdict = verify(root, STUDY, require="L0")
+    verdict = verify(root, STUDY, require="L0", roots=request.getfixturevalue("roots"))
     failed = {r.id for r in verdict.failed}
     assert attack.id in failed, verdict.lines
     assert verdict.exit_code == 1
@@ -1298,6 +1486,7 @@ def test_an_unknown_grader_is_not_claimed(root):
     forger = Forger(root)
     for r in (*forger.dev, *forger.heldout):
         r["grade"].update(correct=r["status"] != "failed", grader="chain-exact/0")
+    forger.event("register")["grader"] = "chain-exact/0"
     forger.retune().resign().write()
     verdict = verify(root, STUDY, require="L0")
     assert [r.id for r in verdict.undone] == ["V13"] and verdict.exit_code == 3
@@ -1309,10 +1498,10 @@ def test_oversized_lines_are_not_parsed(root, monkeypatch):
     assert "V25" in {r.id for r in verdict.failed}
 
 
-def test_a_search_of_a_million_steps_is_not_followed(several):
+def test_a_search_of_very_many_steps_is_not_followed(several):
     forger = Forger(several)
     for choice in forger.event("dev_run")["matched"]["one/b24"]["fair"].values():
-        choice["searched"] = [{"budget": b, "dev_mean": "1/1"} for b in range(1, 200_000)]
+        choice["searched"] = [{"budget": b, "dev_mean": "1/1"} for b in range(1, 90_000)]
     forger.resign().write()
     failed = {r.id: r for r in verify(several, STUDY, require="L0").failed}
     assert {"V11", "V16"} <= failed.keys()

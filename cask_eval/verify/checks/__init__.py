@@ -4,6 +4,7 @@ from cask_eval.verify.checks.v01_protocol import v01
 from cask_eval.verify.checks.v02_registration import v02
 from cask_eval.verify.checks.v03_chain import v03
 from cask_eval.verify.checks.v04_roots import v04
+from cask_eval.verify.checks.v05_dates import v05
 from cask_eval.verify.checks.v06_seeds import v06
 from cask_eval.verify.checks.v07_one_shot import v07
 from cask_eval.verify.checks.v08_splits import v08
@@ -20,14 +21,12 @@ from cask_eval.verify.checks.v18_cells import v18
 from cask_eval.verify.checks.v19_stopping import v19
 from cask_eval.verify.checks.v20_test import v20
 from cask_eval.verify.checks.v21_analysis import v21
+from cask_eval.verify.checks.v22_stale import v22
+from cask_eval.verify.checks.v23_grader import v23
+from cask_eval.verify.checks.v24_lineage import v24
 from cask_eval.verify.checks.v25_parsing import v25
 
-CHECKS = (v01, v02, v03, v04, v06, v07, v08, v09, v10, v11, v12, v13, v14, v15, v16, v17, v18, v19, v20, v21, v25)
-
-#: Attacks that this version does not look for: id → (title, why).
-OPEN = {
-    "V05": ("not back-dated", "not part of this version: no third party's time stamp is read"),
-    "V22": ("no stale outputs", "not part of this version; V06 and V16 bind records to registration and schedule"),
-    "V23": ("answer key and grader", "not a check of its own: V08 (answers) and V13 (grader)"),
-    "V24": ("no study left out", "not part of this version: studies outside this ledger cannot be seen"),
-}
+CHECKS = (
+    v01, v02, v03, v04, v05, v06, v07, v08, v09, v10, v11, v12, v13, v14, v15, v16, v17, v18, v19, v20, v21, v22, v23,
+    v24, v25,
+)  # fmt: skip

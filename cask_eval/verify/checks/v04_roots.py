@@ -11,8 +11,10 @@ from cask_eval.verify.evidence import Evidence, RecordFile
 @check("V04", "records complete as committed")
 def v04(e: Evidence) -> Iterator[str]:
     """Count and Merkle root of both records files; sessions only add; the reviewer's head is in the chain."""
-    if e.head is None:
+    if e.head is None and not e.state.anchors:
         yield Note("events cut off the end of the ledger would not be seen: no anchor, and no head was given")
+    elif e.head is None:
+        yield Note("events cut off behind the last time stamp would not be seen: no head was given")
     elif e.head not in {event.hash for event in e.events}:
         yield f"the head {e.head} is not in the ledger: lines that were there are gone or replaced"
 
@@ -20,6 +22,11 @@ def v04(e: Evidence) -> Iterator[str]:
         yield Skip(e.why(absent[0]))
     if e.dev_run and e.dev:
         yield from _compare("dev_run", e.dev_run.records, e.dev)
+    for (event, dev_run), file in zip(e.state.superseded, e.superseded, strict=True):
+        if file is None:
+            yield f"{dev_run.records.path} is gone: dev records of line {event.seq + 1}, which an amendment put aside"
+        else:
+            yield from _compare(f"the dev_run on line {event.seq + 1}", dev_run.records, file)
     if e.heldout:
         yield from _sessions(e, e.heldout)
     if e.close and e.heldout:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -10,10 +11,27 @@ from cask_eval.verify.evidence import Evidence
 
 @check("V06", "seeds drawn from the registration", "registration", "protocol", "dev", "heldout")
 def v06(e: Evidence) -> Iterator[str]:
-    """Each trial's seed follows from the registration's hash, so sampled outputs cannot be older than it."""
+    """Each trial's seed follows from the registration's hash, and from its time stamp where the protocol asks for one,
+    so sampled outputs cannot be older."""
     assert e.registration and e.protocol and e.dev and e.heldout
+    if e.seed_root is None:
+        yield "the protocol says `anchor: registration`, but the ledger holds no time stamp over the registration"
+        return
+    yield from _beacons(e)
     for r in (*e.dev.records, *e.heldout.records):
-        if r.seed != trial_seed(e.registration, r.cell, r.problem, r.sample, phase=r.phase):
+        if r.seed != trial_seed(e.seed_root, r.cell, r.problem, r.sample, phase=r.phase):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample}: the seed is not the registration's"
     if Decimal(e.protocol.generation.temperature) == 0:
         yield Note("decoding is greedy: its outputs do not depend on the seed, so this does not date them")
+
+
+def _beacons(e: Evidence) -> Iterator[str]:
+    """Whether each time stamp has the beacon that its event states; whose signature it is, V05 asks."""
+    if not e.state.anchors:
+        return
+    # Most studies have none, and cryptography is slow to load.
+    from cask_eval.anchor.token import beacon
+
+    for event, anchor in e.state.anchors:
+        if beacon(base64.b64decode(anchor.token)) != anchor.beacon:
+            yield f"line {event.seq + 1}: the beacon is not that of the time stamp"

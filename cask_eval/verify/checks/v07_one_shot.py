@@ -3,9 +3,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cask_eval.ledger.state import studies
 from cask_eval.protocol.keys import expected_keys, keys_root
-from cask_eval.verify.check import Note, Skip, check
+from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.order import faults
 
@@ -41,31 +40,3 @@ def v07(e: Evidence) -> Iterator[str]:
         yield f"{count} held-out records were made under another registration, {registration}"
     if others := sum(r.study != e.study for r in e.heldout.records):
         yield f"{others} held-out records belong to another study"
-    yield from _spent_elsewhere(e)
-
-
-def _spent_elsewhere(e: Evidence) -> Iterator[str]:
-    """Problems of the held-out split that another study of this ledger had run before this one consumed them."""
-    assert e.register and e.state.consume and e.heldout_manifest
-    lock, seq = e.register.splits["heldout"], e.state.consume[0].seq
-    mine = {item.text for item in e.heldout_manifest.items}
-    for name, state in studies(e.events).items():
-        if name == e.study or not state.register:
-            continue
-        for role, event in (("dev", state.dev_run), ("heldout", state.consume)):
-            if event is None or event[0].seq > seq:
-                continue
-            other, when = state.register[1].splits.get(role), event[0].time
-            manifest = e.elsewhere.get((name, role))
-            if other and other.merkle_root == lock.merkle_root:
-                yield Note(f"study {name!r} {_VERBS[role]} the same held-out split before, at {when}")
-            elif manifest and (shared := len(mine & {item.text for item in manifest.items})):
-                yield Note(f"study {name!r} {_VERBS[role]} {shared} of these {len(mine)} problems before, at {when}")
-            elif other and manifest is None:
-                yield Note(
-                    f"study {name!r} {_VERBS[role]} {other.path} before, at {when}; that file is not here as "
-                    "registered, so it cannot be compared"
-                )
-
-
-_VERBS = {"dev": "tuned on", "heldout": "consumed"}

@@ -1,0 +1,76 @@
+"""Held-out trials executed again by the reviewer, drawn so that nobody could know which."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from cask_eval.canonical import canonical
+from cask_eval.errors import StateError
+from cask_eval.ledger.events import Register
+from cask_eval.ledger.state import StudyState
+from cask_eval.protocol.model import Protocol
+from cask_eval.records.model import Record
+from cask_eval.records.store import evidence_of
+from cask_eval.runner import fingerprint
+from cask_eval.runner.study import open_study
+from cask_eval.runner.trials import Batch, Bench
+from cask_eval.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Again:
+    """`done` trials of `total` were executed again; `differ` names those that came out otherwise, `foreign` in what
+    this machine is not the one that the study was registered on."""
+
+    done: int
+    total: int
+    differ: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def drawn(records: Sequence[Record], head: str, count: int) -> list[Record]:
+    """`count` of the trials that left an output: the first in the order of a digest of the ledger's head and the key."""
+
+    def rank(r: Record) -> bytes:
+        return hashlib.sha256(canonical([head, *r.key])).digest()
+
+    return sorted((r for r in records if r.status != "failed"), key=rank)[:count]
+
+
+def reexecute(
+    space: Workspace, state: StudyState, records: Sequence[Record], head: str, count: int, device: str
+) -> Again:
+    """Execute `count` of the held-out `records` again and compare all that is evidence in them. `head`: the ledger's.
+    Raises StateError when the study has frozen nothing that could run, and whatever `open_study` and `Bench` raise."""
+    if state.register is None or state.select is None or not records:
+        raise StateError(f"study {state.study!r} has no held-out trials that could be executed again")
+    event, register = state.register
+    study = open_study(space, space.resolve(register.protocol_path))
+    bench = Bench(study, event.hash, state.seed_root(), device)
+    chosen = drawn(records, head, count)
+    every = {r.key for r in records}
+    cells = {c.name: c for c in study.protocol.cells}
+    differ: list[str] = []
+    for (cell, arm), group in groupby(sorted(chosen, key=lambda r: r.key), key=lambda r: (r.cell, r.arm)):
+        wanted = {r.key: r for r in group}
+
+        def compare(found: list[Record], wanted=wanted) -> None:
+            for r in found:
+                if evidence_of(r) != evidence_of(wanted[r.key]):
+                    differ.append(f"{r.cell}/{r.arm}/{r.problem}/{r.sample} came out otherwise")
+
+        batch = Batch("heldout", cells[cell], arm, "", state.select[1].arms[cell][arm])
+        bench.run(batch, every - wanted.keys(), compare, lambda *_: None)
+    return Again(len(chosen), len(records), tuple(differ), tuple(_foreign(register, study.protocol, device)))
+
+
+def _foreign(locked: Register, protocol: Protocol, device: str) -> list[str]:
+    here, there = fingerprint.environment(device), locked.environment
+    names = ("python", "platform", "device", "cuda", "driver", "packages", "toolkit")
+    out = [f"{name} is not what was registered" for name in names if getattr(here, name) != getattr(there, name)]
+    if fingerprint.methods(protocol) != locked.methods:
+        out.append("the method code is not what was registered")
+    return out

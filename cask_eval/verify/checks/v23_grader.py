@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cask_eval.verify.check import Note, check
+from cask_eval.verify.evidence import Evidence
+
+
+@check("V23", "answer key and grader as registered", "register", "dev", "heldout")
+def v23(e: Evidence) -> Iterator[str]:
+    """The task's package, which holds the answer key's source and the grader, was the same at registration and at the
+    end, and every record names the registered grader. V08 compares the answers, V13 the grades."""
+    assert e.register and e.dev and e.heldout
+    used = {r.grade.grader for f in (e.dev, e.heldout) for r in f.records}
+    if e.register.grader is None:
+        yield Note("the registration does not name the grader; this form of ledger leaves that to V13")
+        return
+    for grader in sorted(used - {e.register.grader}):
+        yield f"records were graded by {grader}, registered is {e.register.grader}"
+    if e.close and e.close.task != e.register.task:
+        yield "the task's package at close is not the one that was registered"
+    if e.task is not None and e.task.GRADER != e.register.grader:
+        yield Note(f"{e.task.GRADER} is installed here")
