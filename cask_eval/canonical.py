@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from typing import Any
 import rfc8785
 
 ZERO = "sha256:" + "0" * 64
+
+# A few bytes of JSON become a Python object of hundreds, and every object that is not the right one an error message.
+# These are many times what any honest document holds.
+MAX_VALUES = 2_000_000
+MAX_OBJECTS = 100_000
+MAX_INTEGER = 2**53 - 1
+
+_MANY_DIGITS = re.compile(r"\d{16}")
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def canonical(value: Any) -> bytes:
@@ -71,11 +81,43 @@ def merkle_root(leaves: Iterable[bytes]) -> str:
 
 
 def loads(data: str | bytes) -> Any:
-    """JSON with the loopholes shut: duplicate keys, NaN and Infinity, floats and deep nesting raise ValueError."""
+    """JSON with the loopholes shut: duplicate keys, NaN and Infinity, floats, integers and texts that have no canonical
+    form, deep nesting, bytes that are not UTF-8, a byte order mark, and more values than memory is good for raise
+    ValueError."""
+    # Python's own reading of bytes guesses UTF-16 and lets encoded surrogates pass.
+    text = data.decode() if isinstance(data, bytes) else data
+    if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
+    left = MAX_OBJECTS
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MAX_OBJECTS} objects")
+        return _no_duplicates(found)
+
     try:
-        return json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_no_floats)
+        value = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=_no_constants,
+            parse_float=_no_floats,
+            parse_int=_small if _MANY_DIGITS.search(text) else None,  # slower than Python's own
+        )
+        if _HALF_PAIR.search(text):  # two halves make a character, one alone is none
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a \\u pair stands alone") from None
+
+
+def _small(token: str) -> int:
+    if len(token) > 17 or abs(int(token)) > MAX_INTEGER:
+        raise ValueError(f"{token:.40} is beyond ±{MAX_INTEGER}")
+    return int(token)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,7 +125,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(out) != len(pairs):
         seen: set[str] = set()
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))
-        raise ValueError(f"duplicate key {twice!r}")
+        raise ValueError(f"duplicate key {twice!r:.100}")
     return out
 
 
@@ -92,7 +134,7 @@ def _no_constants(token: str) -> Any:
 
 
 def _no_floats(token: str) -> Any:
-    raise ValueError(f"{token}: numbers that decide are integers or decimal strings")
+    raise ValueError(f"{token:.40}: numbers that decide are integers or decimal strings")
 
 
 def _refuse_floats(value: Any, where: str) -> None:

@@ -18,7 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cask_eval.canonical import MAX_VALUES
 from cask_eval.errors import RecordError
+
+# Every line is an object in memory, however short it is.
+MAX_LINES = 10_000_000
 
 
 class Lines(NamedTuple):
@@ -30,7 +34,10 @@ class Lines(NamedTuple):
 
 
 def split(data: bytes) -> Lines:
-    """Cut a file's bytes into complete lines and the fragment of a line that a crash left behind."""
+    """Cut a file's bytes into complete lines and the fragment of a line that a crash left behind. Raises RecordError
+    when there are too many lines to hold."""
+    if data.count(b"\n") > MAX_LINES:
+        raise RecordError(f"there are more than {MAX_LINES} lines, far more than any study writes; restore the file")
     *lines, last = data.split(b"\n")
     lines = [line.removesuffix(b"\r") for line in lines]
     if not last:
@@ -135,6 +142,8 @@ def _gzip(data: bytes) -> bytes:
 
 def _complete(line: bytes) -> bool:
     """Whether a whole JSON value stands at the start: such a line was written in full, however wrong it is."""
+    if sum(line.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:  # no honest line, and not worth its memory
+        return False
     try:
         json.JSONDecoder().raw_decode(line.decode("utf-8", errors="replace"))
     except (ValueError, RecursionError):

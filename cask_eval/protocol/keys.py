@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cask_eval.canonical import canonical, merkle_root
@@ -25,6 +26,10 @@ _AT = "@"
 
 _SALT = b"cask-eval/trial-seed/1"
 
+# A protocol of a few lines can ask for any number of these. Both are far beyond what has ever been run.
+MAX_CONFIGS = 10_000
+MAX_TRIALS = 5_000_000
+
 
 def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
     """An arm's configurations: a candidate's are the product of the tuned values, the first parameter varying slowest;
@@ -32,10 +37,12 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
 
     Each is (name, params) with name ``lambda=0.5,x=…`` in the declared order, ``untuned`` when nothing is tuned, and
     "" for an arm that is no candidate; params are the fixed ones with the tuned ones added. Raises ProtocolError when
-    two configurations have one name, or one looks like a step of a search (`step_config`).
+    two configurations have one name, one looks like a step of a search (`step_config`), or there are too many.
     """
     if not isinstance(arm, Candidate):
         return [("", dict(arm.params))]
+    if (count := math.prod(map(len, arm.tune.values()))) > MAX_CONFIGS:
+        raise ProtocolError([f"asks for {count} configurations, and {MAX_CONFIGS} are the most; list fewer values"])
     names = list(arm.tune)
     out = []
     for values in itertools.product(*arm.tune.values()):
@@ -55,8 +62,9 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
 
 def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> list[Key]:
     """Every held-out trial exactly once, in the order they are run: cell, arm, problem, sample. Of the candidates only
-    the survivors are run."""
+    the survivors are run. Raises ProtocolError when there are too many."""
     ids = list(heldout_ids)
+    _bounded(protocol, len(protocol.heldout_arms(survivors)), ids)
     return [
         ("heldout", cell.name, arm, "", problem, sample)
         for cell in protocol.cells
@@ -75,8 +83,10 @@ def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
 
 
 def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
-    """Every development trial of a configuration exactly once; those of searches are in `search_keys`."""
+    """Every development trial of a configuration exactly once; those of searches are in `search_keys`. Raises
+    ProtocolError when there are too many."""
     ids = list(dev_ids)
+    _bounded(protocol, sum(map(len, dev_runs(protocol).values())), ids)
     return [
         ("dev", cell.name, arm, config, problem, sample)
         for cell in protocol.cells
@@ -85,6 +95,12 @@ def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
         for problem in ids
         for sample in range(protocol.generation.samples)
     ]
+
+
+def _bounded(protocol: Protocol, arms: int, ids: Sequence[str]) -> None:
+    count = len(protocol.models) * len(protocol.budgets) * arms * len(ids) * protocol.generation.samples
+    if count > MAX_TRIALS:
+        raise ProtocolError([f"the protocol asks for {count} trials, and {MAX_TRIALS} are the most"])
 
 
 def step_config(config: str, budget: int) -> str:
