@@ -27,6 +27,7 @@ COMMANDS = {
     "methods": "List the installed methods and show one.",
     "calibrate": "Measure the statistics that calibrated methods need.",
     "register": "Lock a protocol: from here on nothing can change.",
+    "amend": "Change a registered protocol in the open.",
     "anchor": "Have a time-stamp authority attest when a study's events existed.",
     "tune": "Run the dev split, match the caches, apply the registered rule.",
     "confirm": "Run the held-out split, once.",

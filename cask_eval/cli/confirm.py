@@ -22,7 +22,7 @@ from cask_eval.cli.common import (
     workspace,
 )
 from cask_eval.cli.report import summary, write_report
-from cask_eval.errors import CaskError
+from cask_eval.errors import CaskError, ConsumedError
 from cask_eval.workspace import Workspace
 
 # Digits of the protocol digest that stand for "I know what I am about to use up".
@@ -38,6 +38,11 @@ DIGITS = 8
     metavar="DIGEST",
     help=f"First {DIGITS} or more digits of the protocol digest; asked for when missing.",
 )
+@click.option(
+    "--exploratory",
+    is_flag=True,
+    help="Allow problems that another study ran before. Nothing that comes of this run is ever confirmatory.",
+)
 @gate_option
 @device_options
 @json_option
@@ -47,6 +52,7 @@ def command(
     study: str | None,
     split: str,
     digest: str | None,
+    exploratory: bool,
     gate: str | None,
     device: str,
     slots: int,
@@ -59,7 +65,7 @@ def command(
     from cask_eval.decide.derive import derive
 
     space = workspace(ctx)
-    name = consume(space, study, digest, device, slots, gate)
+    name = consume(space, study, digest, device, slots, gate, exploratory)
     document = derive(space, name)
     paths = write_report(space, name)
     if as_json:
@@ -71,10 +77,16 @@ def command(
 
 
 def consume(
-    space: Workspace, study: str | None, digest: str | None, device: str, slots: int, gate: str | None = None
+    space: Workspace,
+    study: str | None,
+    digest: str | None,
+    device: str,
+    slots: int,
+    gate: str | None = None,
+    exploratory: bool = False,
 ) -> str:
     """Run or resume; returns the study's name. Raises CaskError, before anything is spent, when the digest or the
-    branch name does not fit."""
+    branch name does not fit, ConsumedError when the problems are not fresh."""
     quiet()
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import pick, studies
@@ -88,6 +100,8 @@ def consume(
     check_gate(gate, space, name)
     state, wanted = consumption(space, name)
     if state.consume is None:
+        if not exploratory:
+            _refuse_spent(space, events, state)
         lock = state.register[1].splits["heldout"]
         protocol, survivors = locked_protocol(state.register[1]), state.select[1].survivors
         cells, arms = len(protocol.cells), len(protocol.heldout_arms(survivors))
@@ -98,17 +112,38 @@ def consume(
             f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\n"
             f"protocol digest: {wanted}"
         )
+        if exploratory:
+            say("The run is exploratory: nothing that comes of it is ever confirmatory.")
         if not digest and not sys.stdin.isatty():
             raise CaskError(
                 f"nothing was consumed: there is no terminal to ask on, so give --yes with the first "
                 f"{DIGITS} digits of the protocol digest"
             )
         _agree(digest or click.prompt(f"Type the first {DIGITS} digits of the digest to go on", err=True), wanted)
-    elif digest:
-        _agree(digest, wanted)
+    else:
+        if digest:
+            _agree(digest, wanted)
+        if exploratory and not state.consume[1].exploratory:
+            raise CaskError(
+                f"--exploratory: the held-out run of {name!r} began as confirmatory and goes on as that; leave it out"
+            )
     with watch(f"confirm {name}") as progress:
-        confirm(space, name, device, slots, progress)
+        confirm(space, name, device, slots, progress, exploratory=exploratory)
     return name
+
+
+def _refuse_spent(space: Workspace, events: list, state) -> None:
+    """Raises ConsumedError when another study had run these problems before this one was registered."""
+    from cask_eval.ledger.lineage import manifests, spent
+    from cask_eval.splits.store import read
+
+    heldout = read(space.resolve(state.register[1].splits["heldout"].path))
+    others = spent(events, state, heldout, manifests(space, events, state.study))
+    if early := [other.text(len(heldout.items)) for other in others if other.early and other.shared]:
+        raise ConsumedError(
+            f"{early[0]}, and {state.study!r} was registered when that was known, so the problems can confirm nothing; "
+            "freeze fresh ones and register a study on them, or run this one with --exploratory"
+        )
 
 
 def _agree(given: str, wanted: str) -> None:

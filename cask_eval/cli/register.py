@@ -32,29 +32,34 @@ def command(protocol: Path, device: str, slots: int, as_json: bool) -> None:
 def lock(protocol: Path, device: str):
     """(ledger event, power line). Raises ProtocolError on lint errors; warnings are printed and recorded."""
     quiet()
-    from cask_eval.decide.lint import describe_power, lint
+    from cask_eval.decide.lint import describe_power
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import consumers
-    from cask_eval.protocol.load import load
     from cask_eval.runner.steps import register
+
+    loaded, workspace, manifest, warnings = examined(protocol)
+    if manifest and (spent := consumers(Ledger(workspace.ledger).events(), manifest.merkle_root)):
+        warnings.append(
+            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have "
+            "shaped this protocol, so `confirm` will refuse them unless the run is exploratory; freeze fresh problems"
+        )
+    for line in warnings:
+        say(f"warning: {line}")
+    event = register(workspace, protocol, device, warnings)
+    return event, describe_power(loaded.protocol, len(manifest.items) if manifest else None)
+
+
+def examined(protocol: Path):
+    """(protocol file, workspace, held-out manifest or None, warnings). Raises ProtocolError on lint errors."""
+    from cask_eval.decide.lint import lint
+    from cask_eval.protocol.load import load
     from cask_eval.splits.store import read
 
     loaded = load(protocol)
     workspace = Workspace.find(protocol.parent)
     heldout = workspace.resolve(loaded.protocol.task.heldout)
     manifest = read(heldout) if heldout.is_file() else None
-    count = len(manifest.items) if manifest else None
-    findings = lint(loaded.protocol, count)
-    errors = [f"{loaded.path}: {f.field}: {f.message}" for f in findings if f.level == "error"]
-    if errors:
+    findings = lint(loaded.protocol, len(manifest.items) if manifest else None)
+    if errors := [f"{loaded.path}: {f.field}: {f.message}" for f in findings if f.level == "error"]:
         raise ProtocolError(errors)
-    warnings = [f"{f.field}: {f.message}" for f in findings]
-    if manifest and (spent := consumers(Ledger(workspace.ledger).events(), manifest.merkle_root)):
-        warnings.append(
-            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have "
-            "shaped this protocol, and the verifier will say so; freeze fresh problems if you can"
-        )
-    for line in warnings:
-        say(f"warning: {line}")
-    event = register(workspace, protocol, device, warnings)
-    return event, describe_power(loaded.protocol, count)
+    return loaded, workspace, manifest, [f"{f.field}: {f.message}" for f in findings]

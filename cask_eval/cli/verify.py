@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,12 @@ from cask_eval.workspace import Workspace
 )
 @click.option("--junit", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML, too.")
 @click.option("--md", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write Markdown, too.")
+@click.option(
+    "--statement",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the result as an in-toto statement (eval-result), unsigned, unless a check fails.",
+)
 @click.option("--study", "inside", metavar="NAME", help="Which study of a bundle, if not the one exported.")
 @device_option
 @json_option
@@ -49,6 +56,7 @@ def command(
     reexecute: int | None,
     junit: Path | None,
     md: Path | None,
+    statement: Path | None,
     inside: str | None,
     device: str,
     as_json: bool,
@@ -60,7 +68,9 @@ def command(
     from cask_eval.fields import NAME
     from cask_eval.ledger.log import Ledger, audit
     from cask_eval.ledger.state import known, pick
-    from cask_eval.verify.run import Verdict, verify
+    from cask_eval.verify import formats
+    from cask_eval.verify.evidence import Evidence
+    from cask_eval.verify.run import Verdict, judge
 
     if head is not None and not re.fullmatch("sha256:[0-9a-f]{64}", head):
         raise CaskError(
@@ -70,11 +80,16 @@ def command(
     trusted = _roots(roots)
 
     def look(space: Workspace, name: str) -> Verdict:
-        again = _again(reexecute, device) if reexecute else None
-        return verify(space, name, head=head, require=require, roots=trusted, again=again)
+        evidence = Evidence.load(space, name, head, trusted)
+        verdict = judge(evidence, require, _again(reexecute, device)(evidence) if reexecute else None)
+        if statement:
+            _write(statement, json.dumps(formats.statement(evidence, verdict), indent=1, ensure_ascii=False) + "\n")
+        return verdict
 
     def tell(verdict: Verdict) -> int:
-        _write(verdict, junit, md)
+        for path, render in ((junit, formats.junit), (md, formats.markdown)):
+            if path:
+                _write(path, render(verdict))
         if as_json:
             print_json(verdict.to_json())
         else:
@@ -128,15 +143,11 @@ def _again(count: int, device: str):
     return again
 
 
-def _write(verdict, junit: Path | None, md: Path | None) -> None:
-    from cask_eval.verify import formats
-
-    for path, render in ((junit, formats.junit), (md, formats.markdown)):
-        if path:
-            try:
-                path.write_text(render(verdict), encoding="utf-8", newline="\n")
-            except OSError as error:
-                raise CaskError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise CaskError(f"{path}: cannot be written: {error.strerror}; name another file") from None
 
 
 def show(verdict) -> None:

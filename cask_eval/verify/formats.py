@@ -6,6 +6,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+from cask_eval.errors import StateError
 from cask_eval.ledger.levels import LEVELS
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.run import NOT_PROVEN, Verdict
@@ -69,12 +70,12 @@ def markdown(verdict: Verdict) -> str:
 def statement(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     """An in-toto Statement (v1) with a predicate of type eval-result: the models, their weights by digest, and what was
     found about them under which protocol. It is not signed; whoever signs it vouches for having verified. Raises
-    ValueError for a study without an analysis, or with one that does not hold."""
+    StateError for a study without an analysis, or with one that does not hold."""
     register, document = evidence.register, evidence.document
     if register is None or document is None or evidence.state.analysis is None:
-        raise ValueError(f"{evidence.study} has no analysis yet; finish it first")
+        raise StateError(f"{evidence.study} has no analysis that could be stated; finish it first")
     if verdict.failed:
-        raise ValueError(f"{verdict.summary}; a result that does not hold is not stated")
+        raise StateError(f"{verdict.summary}; a result that does not hold is not stated")
     models = [(f"{m.name}/{name}", digest) for m in register.models for name, digest in sorted(m.files.items())]
     files = [
         ("analysis.json", evidence.document_digest),
