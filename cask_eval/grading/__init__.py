@@ -4,9 +4,9 @@
         verdict = grader.grade(r"\\frac{1}{2}", r"… so the probability is \\boxed{0.5}.")
 
 An answer is found by a declared rule (`ExtractionRule`, the last balanced box by default), brought to one spelling,
-compared as what it is (number, interval, tuple, set, matrix, equation, words …), and handed to math-verify where none of
-that can tell. Everything that looks into an answer runs in worker processes with limits on time and memory. A failure of
-the grader has its own status and counts as wrong. docs/GRADING.md says what counts as equal.
+compared as what it is (number, interval, tuple, set, matrix, equation, words …), and handed to math-verify where none
+of that can tell. Everything that looks into an answer runs in worker processes with limits on time and memory. A
+failure of the grader has its own status and counts as wrong. docs/GRADING.md says what counts as equal.
 
 Nothing here needs torch, and importing it imports no computer algebra.
 """
@@ -92,8 +92,8 @@ class Verdict:
 
 
 class Grader:
-    """The grader and its worker processes. Close it, or use it in a `with` statement; any thread may use it, and after a
-    fork or in another process it starts workers of its own."""
+    """The grader and its worker processes. Close it, or use it in a `with` statement; any thread may use it, and after
+    a fork or in another process it starts workers of its own."""
 
     def __init__(self, workers: int | None = None, limits: Limits = Limits(), remember: int = 100_000):
         self.workers = workers or min(4, os.cpu_count() or 1)

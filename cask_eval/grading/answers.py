@@ -7,14 +7,16 @@ and is left to the last stage.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fractions import Fraction
 
 from cask_eval.grading import units
-from cask_eval.grading.expression import Tree, Unreadable, parse, variables
+from cask_eval.grading.evaluate import Undefined, rational
+from cask_eval.grading.expression import FUNCTIONS, Tree, Unreadable, parse, variables
 from cask_eval.grading.normalise import Token
 
-__all__ = ["Answer", "Based", "Equation", "Expression", "Inequality", "Interval", "Matrix", "Ratio", "Sequence", "Union"]
-__all__ += ["Unread", "Words", "read"]
+__all__ = ["Answer", "Based", "Equation", "Expression", "Inequality", "Interval", "Matrix", "Ratio", "Sequence"]
+__all__ += ["INFINITY", "NOTHING", "Union", "Unread", "Words", "read"]
 
 #: Most items of a sequence, and most cells of a matrix.
 ITEMS = 200
@@ -99,8 +101,10 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Unread:
+    """`wrong` says that it equals nothing for certain."""
+
     why: str
-    parts: tuple = field(default=())
+    wrong: bool = False
 
 
 Answer = (
@@ -238,6 +242,10 @@ def _cleaned(text: str) -> list[str]:
     return words
 
 
+#: What says that nothing solves the problem, without the plural.
+NOTHING = {"no solution", "no real solution", "none", "empty set", "null set", "no value", "there are no solution"}
+
+
 # --- structures --------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +311,9 @@ def _joined(items: list[Token], depth: int) -> Answer | None:
             return Unread("a very long union")
         return _union([read(p, depth + 1) for p in parts])
     if len(parts := _split(items, lambda t: t[:2] == ("cmd", "approx"))) == 2 and all(parts):
-        return read(parts[0], depth + 1)
+        return read(parts[1 if _name(parts[0]) is not None else 0], depth + 1)
+    if len(parts := [p for p in _split(items, lambda t: _is(t, ";")) if p]) > 1 and any(_is(t, ",") for t in items):
+        return Sequence("bare", tuple(read(p, depth + 1) for p in parts[: ITEMS + 1]))
     words = {t.value.lower() for t in items if _connector(t)}
     parts = _split(items, lambda t: _is(t, ",", ";") or _connector(t))
     parts = [p for p in parts if p]
@@ -338,8 +348,7 @@ def _sequence(kind: str, items: list[Answer]) -> Answer:
         if len(names) == 1:
             return Sequence("bare", values)
         if len(names) == len(flat):
-            order = sorted(range(len(flat)), key=lambda k: flat[k].name)
-            return Sequence("named", tuple(values[k] for k in order), tuple(sorted(names)))
+            return Sequence("named", values, tuple(item.name for item in flat))
     if named and isinstance(flat[0], Equation) and not any(isinstance(item, Equation) for item in flat[1:]):
         # x = 1, 2 or 3
         return Sequence("bare", (flat[0].value, *flat[1:]))
@@ -399,8 +408,8 @@ def _relation(items: list[Token], depth: int) -> Answer | None:
 
 
 def _name(side: list[Token]) -> str | None:
-    """The name that a side consists of: x, x_1, f(x), \\theta, \\text{Area}, |AB|, AB, \\angle ABC; None when it is none."""
-    if len(side) > 8:
+    """The name that a side is (x, x_1, f(x), \\theta, \\text{Area}, |AB|, \\angle ABC), None when it is none."""
+    if len(side) > 16:
         return None
     text = " ".join(t.value for t in side)
     kinds = {t.kind for t in side}
@@ -412,6 +421,11 @@ def _name(side: list[Token]) -> str | None:
             return None
         single = len(side[0].value) == 1 or side[0].kind == "cmd"
         return text if inside and single and side[0].value not in ("pi", "e") and side[-1].value != "x(" else None
+    if re.search("[A-Z]", text) and all(
+        t.kind == "word" and t.value.isupper() or _is(t, "frac", "{", "}", "/", ":") or _under(side, k)
+        for k, t in enumerate(side)
+    ):
+        return text
     if side[0].kind == "cmd" and side[0].value in ("angle", "triangle", "overline", "vec", "measuredangle"):
         return text
     if len(side) == 1 and side[0].kind == "cmd" and side[0].value not in ("pi", "infty"):
@@ -419,6 +433,11 @@ def _name(side: list[Token]) -> str | None:
     if len(side) == 3 and side[0][:2] == side[2][:2] == ("op", "|") and side[1].kind == "word":
         return text if len(side[1].value) > 1 else None
     return None
+
+
+def _under(side: list[Token], k: int) -> bool:
+    """Whether the token belongs to a subscript: _ or the number behind it."""
+    return _is(side[k], "_") or side[k].kind == "num" and any(_is(t, "_") for t in side[max(0, k - 2) : k])
 
 
 def _equation(sides: list[list[Token]], depth: int) -> Answer:
@@ -465,7 +484,7 @@ def _inequality(sides: list[list[Token]], relations: list[str]) -> Answer:
             return Interval(Expression(("neg", INFINITY)), Expression(b), True, strict)
         if b[0] == "var" and not variables(a):
             return Interval(Expression(a), Expression(INFINITY), strict, True)
-        return Inequality(a, b, strict)
+        return _linear(a, b, strict) or Inequality(a, b, strict)
     if len(trees) == 3:
         if all(r in (">", ">=") for r in relations):
             trees, relations = trees[::-1], relations[::-1]
@@ -475,6 +494,35 @@ def _inequality(sides: list[list[Token]], relations: list[str]) -> Answer:
             opens = [r in ("<", ">") for r in relations]
             return Interval(Expression(trees[0]), Expression(trees[2]), *opens)
     return Unread("a chain of relations")
+
+
+def _linear(a: Tree, b: Tree, strict: bool) -> Interval | None:
+    """The interval in which a < b, where both are linear in one variable with rational coefficients."""
+    names = variables(a) | variables(b)
+    if len(names) != 1:
+        return None
+    values = []
+    for x in (0, 1, 2):
+        try:
+            sides = [rational(_put(tree, ("num", Fraction(x), False))) for tree in (a, b)]
+        except Undefined:
+            return None
+        if None in sides:
+            return None
+        values.append(sides[0] - sides[1])
+    slope = values[1] - values[0]
+    if not slope or values[2] - values[1] != slope:
+        return None
+    end = Expression(("num", -values[0] / slope, False))
+    if slope > 0:
+        return Interval(Expression(("neg", INFINITY)), end, True, strict)
+    return Interval(end, Expression(INFINITY), strict, True)
+
+
+def _put(tree: Tree, value: Tree) -> Tree:
+    if tree[0] == "var":
+        return value
+    return tuple(_put(part, value) if isinstance(part, tuple) else part for part in tree)
 
 
 def _bracketed(items: list[Token], depth: int) -> Answer | None:
@@ -498,7 +546,7 @@ def _bracketed(items: list[Token], depth: int) -> Answer | None:
         inner = read(items[1:-1], depth + 1)
         if isinstance(inner, Sequence) and inner.kind == "bare":
             return Sequence("set", inner.items)
-        return Sequence("set", (inner,)) if len(parts) == 1 else Sequence("set", tuple(read(p, depth + 1) for p in parts))
+        return Sequence("set", (inner,) if len(parts) == 1 else tuple(read(p, depth + 1) for p in parts))
     if len(parts) == 1:
         if first.value == "langle":
             return Unread("a single component")
@@ -592,6 +640,11 @@ def _quantity(items: list[Token]) -> Answer:
     return Expression(plus, unit, decimal, marked)
 
 
+def _called(items: list[Token]) -> bool:
+    """Whether a function is called: the degrees of \\sin 30^\\circ are no unit of the sine."""
+    return any(t.kind in ("cmd", "word") and t.value in FUNCTIONS for t in items)
+
+
 def _unit(items: list[Token]) -> tuple[list[Token], str, bool]:
     """(what is counted, its unit, whether a unit was found)."""
     if items[0][:2] == ("cmd", "$") or items[:2] and [t[:2] for t in items[:2]] == [("op", "-"), ("cmd", "$")]:
@@ -602,9 +655,9 @@ def _unit(items: list[Token]) -> tuple[list[Token], str, bool]:
         return items[:-1], "$", True
     if items[-1][:2] == ("op", "%") and len(items) > 1:
         return items[:-1], "%", True
-    if items[-1][:2] == ("cmd", "circ") and len(items) > 2:
+    if items[-1][:2] == ("cmd", "circ") and len(items) > 2 and not _called(items):
         return (items[:-2] if items[-2][:2] == ("op", "^") else items[:-1]), "deg", True
-    if [t.value for t in items[-4:]] == ["^", "{", "circ", "}"] and len(items) > 4:
+    if [t.value for t in items[-4:]] == ["^", "{", "circ", "}"] and len(items) > 4 and not _called(items):
         return items[:-4], "deg", True
     if items[-1].kind in ("word", "text") and items[-1].value in ("C", "F") and len(items) > 3:
         core, unit, found = _unit(items[:-1])
@@ -631,7 +684,7 @@ def _unit(items: list[Token]) -> tuple[list[Token], str, bool]:
             continue
         if run[0].value.lower() in units.MULTIPLIERS:
             continue
-        words = [w for t in run for w in ("per" if t.value == "/" else t.value).replace(".", " ").split()]
+        words = [w for t in run for w in re.sub(r"[.()]", " ", "per" if t.value == "/" else t.value).split()]
         text_only = all(t.kind == "text" for t in run)
         alone = len(words) == 1 and len(words[0]) == 1
         if alone and run[0].kind == "word":

@@ -5,13 +5,15 @@ Each stage answers True, False or "cannot tell"; the first that tells decides, a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from cask_eval.grading import symbolic
 from cask_eval.grading.answers import Answer, Expression, Sequence, Words, read
 from cask_eval.grading.compare import same_answer
 from cask_eval.grading.evaluate import rational
-from cask_eval.grading.normalise import Token, tokens, write
+from cask_eval.grading.normalise import Token, tokens
 
 __all__ = ["LONGEST", "Decision", "decide"]
 
@@ -45,10 +47,10 @@ def exact(gold: str, answer: str, integers: bool = False) -> Decision | None:
         return _integers(g, a)
     if not a:
         return Decision(False, "none", "the answer is empty")
-    if [t[:2] for t in g] == [t[:2] for t in a]:
+    if _flat(g) == _flat(a):
         return Decision(True, "identical", "the same text")
     left, right = read(g), read(a)
-    if (option := _option(left, a)) is not None:
+    if (option := _option(g, a)) is not None:
         return option
     verdict, engine, reason = same_answer(left, right)
     if verdict is not True:
@@ -89,27 +91,48 @@ def _integers(g: list[Token], a: list[Token]) -> Decision:
     return Decision(same, "integer", "equal" if same else "different")
 
 
-def _option(gold: Answer, answer: list[Token]) -> Decision | None:
-    """(C) and what option C says, for the reference C."""
-    if not isinstance(gold, Words) or len(gold.text) != 1 or gold.text not in "ABCDEFGHIJ":
-        return None
-    text = write(answer).replace("\\text{", " ").replace("}", " ").split()
-    joined = " ".join(text).replace("( ", "(").replace(" )", ")")
-    if joined.startswith("(") and joined[2:3] == ")" and len(joined) > 3:
-        same = joined[1] == gold.text
-    elif joined[1:2] in (")", ".", ":") and len(joined) > 2 or joined[1:3] in (" )", " .", " :") and len(joined) > 3:
-        same = joined[0] == gold.text
-    else:
-        return None
-    return Decision(same, "option", "the option's letter" if same else "another option's letter")
-
-
-def _readings(gold: str, answer: str, left: Answer, right: Answer) -> list[tuple[Answer, Answer]]:
-    out: list[tuple[Answer, Answer]] = []
-    if isinstance(left, Sequence) and isinstance(right, Expression) and "," in answer:
-        out.append((left, read(tokens(answer, lists=True))))
-    if isinstance(right, Sequence) and isinstance(left, Expression) and "," in gold:
-        out.append((read(tokens(gold, lists=True)), right))
+def _flat(items: list[Token]) -> list[str]:
+    """The tokens with words as words, set as text or not, in lower case where they have two letters or more."""
+    out = []
+    for t in items:
+        inside = tokens(t.value) if t.kind == "text" else [t]
+        out += [f"{u.kind}:{u.value.casefold() if u.kind == 'word' and len(u.value) > 1 else u.value}" for u in inside]
     return out
 
 
+_LABEL = re.compile(r"\(?([A-Ja-j])\)?")
+_LABELLED = re.compile(r"\(([A-Ja-j])\)|([A-J])\s?[).:]")
+
+
+def _option(gold: list[Token], answer: list[Token]) -> Decision | None:
+    """Option letters: C is answered by c, (c), and by (C) or C. with what option C says behind it."""
+    want = _LABEL.fullmatch(_plain(gold))
+    if not want or not want.group(1).isupper():
+        return None
+    text = _plain(answer)
+    m = _LABEL.fullmatch(text) or _LABELLED.match(text)
+    if not m:
+        return None
+    same = next(g for g in m.groups() if g).upper() == want.group(1)
+    return Decision(same, "option", "the option's letter" if same else "another option's letter")
+
+
+def _plain(items: list[Token]) -> str:
+    return "".join(f" {t.value}" if t.gap else t.value for t in items).strip().rstrip(".")
+
+
+def _readings(gold: str, answer: str, left: Answer, right: Answer) -> Iterator[tuple[Answer, Answer]]:
+    """Other readings of a comma, where the sides are a number and a list: 1,234 is one number or two, and a comma
+    stands for the decimal point in much of the world."""
+    if isinstance(left, Sequence) and isinstance(right, Expression) and "," in answer:
+        yield left, read(tokens(answer, lists=True))
+    if isinstance(right, Sequence) and isinstance(left, Expression) and "," in gold:
+        yield read(tokens(gold, lists=True)), right
+    for text, a, b in ((answer, right, left), (gold, left, right)):
+        if isinstance(a, Sequence) and a.kind == "bare" and isinstance(b, Expression) and b.decimal:
+            if m := _DECIMAL_COMMA.fullmatch(text.strip(" $.")):
+                number = read(tokens(m.group(1) + "." + m.group(2)))
+                yield (number, right) if a is left else (left, number)
+
+
+_DECIMAL_COMMA = re.compile(r"(-?[0-9]{1,12})(?:,|\{,\})([0-9]{1,12})")

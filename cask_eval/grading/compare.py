@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from cask_eval.grading.answers import (
     INFINITY,
+    NOTHING,
     Answer,
     Based,
     Equation,
@@ -36,8 +37,8 @@ def kind(answer: Answer) -> str:
     if isinstance(answer, Sequence):
         return {"bare": "list", "options": "list", "named": "list"}.get(answer.kind, answer.kind)
     return {
-        Expression: "expression", Words: "words", Based: "base", Ratio: "ratio", Interval: "interval", Union: "interval",
-        Matrix: "matrix", Equation: "equation", Inequality: "inequality", Unread: "unread",
+        Expression: "expression", Words: "words", Based: "base", Ratio: "ratio", Interval: "interval",
+        Union: "interval", Matrix: "matrix", Equation: "equation", Inequality: "inequality", Unread: "unread",
     }[type(answer)]  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def same_answer(gold: Answer, answer: Answer) -> tuple[bool | None, str, str]:
     if isinstance(gold, Expression) and isinstance(answer, Expression):
         return _expressions(gold, answer)
     verdict = _same(gold, answer)
-    engine = kind(gold)
+    engine = kind(answer if isinstance(answer, Interval | Union) else gold)
     if verdict is None:
         unread = next((a for a in (gold, answer) if isinstance(a, Unread)), None)
         return None, engine, f"not read: {unread.why}" if unread else "not decided"
@@ -73,7 +74,7 @@ def _undressed(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
 def _value_of(equation: Equation) -> Answer:
     """What an equation answers, provided that one without a name is true."""
     if not equation.name and same(equation.left, equation.right) is not True:
-        return Unread("an equation that is not true")
+        return Unread("an equation that is not true", wrong=True)
     return equation.value
 
 
@@ -102,7 +103,7 @@ def _expressions(gold: Expression, answer: Expression) -> tuple[bool | None, str
 def _same(gold: Answer, answer: Answer) -> bool | None:
     gold, answer = _undressed(gold, answer)
     if isinstance(gold, Unread) or isinstance(answer, Unread):
-        return None
+        return False if isinstance(answer, Unread) and answer.wrong else None
     if isinstance(gold, Expression) and isinstance(answer, Expression):
         return _expressions(gold, answer)[0]
     if isinstance(gold, Words) or isinstance(answer, Words):
@@ -139,6 +140,9 @@ def _all(verdicts) -> bool | None:
 
 
 def _words(gold: Answer, answer: Answer) -> bool | None:
+    for one, other in ((gold, answer), (answer, gold)):
+        if one == Sequence("set", ()) and isinstance(other, Words):
+            return other.text.removesuffix("s") in NOTHING
     a, b = _text(gold), _text(answer)
     if a is None or b is None:
         return False
@@ -150,7 +154,8 @@ def _words(gold: Answer, answer: Answer) -> bool | None:
     if len(a) == 1 and a in "ABCDEFGHIJ":
         # (C) ellipse
         return False
-    return a.replace(" ", "") == b.replace(" ", "") and len(a) > 1
+    a, b = (text.replace(" ", "") for text in (a, b))
+    return a.removesuffix("s") == b.removesuffix("s") and len(a) > 3 or a == b
 
 
 def _text(answer: Answer) -> str | None:
@@ -191,8 +196,11 @@ def _sequences(a: Matrix | Sequence, b: Matrix | Sequence) -> bool | None:
     kinds = {a.kind, b.kind}
     if "named" in kinds:
         if kinds == {"named"}:
-            return a.names == b.names and _all(map(_same, a.items, b.items)) if a.names == b.names else False
-        return _in_order(a, b) if kinds & {"tuple", "bare", "vector"} else False
+            if set(a.names) != set(b.names):
+                return False
+            values = dict(zip(b.names, b.items))
+            return _all(_same(x, values[name]) for name, x in zip(a.names, a.items))
+        return _named(a, b) if kinds & {"tuple", "bare", "vector", "set"} else False
     if kinds <= {"set", "bare"}:
         return _unordered(a.items, b.items)
     if kinds in ({"tuple"}, {"list"}, {"tuple", "bare"}, {"list", "bare"}, {"tuple", "vector"}, {"list", "vector"}):
@@ -200,6 +208,21 @@ def _sequences(a: Matrix | Sequence, b: Matrix | Sequence) -> bool | None:
     if kinds == {"tuple", "list"} and len(a.items) != 2:
         return _in_order(a, b)
     return False
+
+
+def _named(a: Sequence, b: Sequence) -> bool | None:
+    """x = 1, y = 2 against (1, 2): in the order written or that of the names; x_1 = 3, x_2 = 4 are two solutions."""
+    named, other = (a, b) if a.kind == "named" else (b, a)
+    if len({name.split("_")[0] for name in named.names}) == 1 and other.kind in ("bare", "set"):
+        return _unordered(a.items, b.items)
+    if other.kind == "set":
+        return False
+    order = sorted(range(len(named.names)), key=lambda k: named.names[k])
+    written = _in_order(named, other)
+    if written is True:
+        return True
+    sorted_ = _in_order(Sequence("tuple", tuple(named.items[k] for k in order)), other)
+    return True if sorted_ else None if None in (written, sorted_) else False
 
 
 def _in_order(a: Sequence, b: Sequence) -> bool | None:

@@ -2,7 +2,7 @@
 
 Two expressions are the same when they agree to 35 digits at every point where both are defined, and not the same when
 they differ in the first 25 digits at any. The points depend on the variables' names alone. Costs are bounded: sizes are
-checked before a power or a factorial is taken. mpmath keeps its precision in a global, so this runs in a worker process.
+checked before a power or a factorial is taken. mpmath's precision is a global, so this runs in a worker process.
 """
 
 from __future__ import annotations

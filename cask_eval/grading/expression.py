@@ -1,8 +1,8 @@
 """Reading an expression into a tree: a small grammar that refuses whatever it does not know.
 
 Nothing is dropped and nothing is guessed: a token that has no place in the grammar raises `Unreadable`, and the answer
-goes on to the next stage. Trees are nested tuples: ``("num", Fraction, decimal)``, ``("var", name)``, ``("const", "pi" |
-"e" | "i" | "inf")``, ``("neg", a)``, ``("add" | "mul" | "div" | "pow", a, b)``, ``("fn", name, a[, b])``.
+goes on to the next stage. Trees are nested tuples: ``("num", Fraction, decimal)``, ``("var", name)``, ``("const",
+"pi" | "e" | "i" | "inf")``, ``("neg", a)``, ``("add" | "mul" | "div" | "pow", a, b)``, ``("fn", name, a[, b])``.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ class _Reader:
                 if self.op("!"):
                     raise Unreadable("a double factorial")
                 tree = ("fn", "factorial", tree)
-            elif self.op("^"):
+            elif self.op("^") and self.degrees():
+                tree = ("div", ("mul", tree, ("const", "pi")), ("num", Fraction(180), False))
+            elif self.op("^") or self.stars():
                 self.at += 1
                 if self.peek().value in ("circ", "prime", "T", "top", "c", "complement") and self.peek().kind == "cmd":
                     raise Unreadable("a mark that is no exponent")
@@ -183,6 +185,21 @@ class _Reader:
                     raise Unreadable("a second exponent")
             else:
                 return tree
+
+    def stars(self) -> bool:
+        """Whether a power is written x**2; stands on the second star then."""
+        if self.op("*") and self.peek(1)[:2] == ("op", "*") and not self.peek(1).gap:
+            self.at += 1
+            return True
+        return False
+
+    def degrees(self) -> bool:
+        """Consumes ^\\circ and ^{\\circ}."""
+        for shape in (["^", "circ"], ["^", "{", "circ", "}"]):
+            if [t.value for t in self.items[self.at : self.at + len(shape)]] == shape:
+                self.at += len(shape)
+                return True
+        return False
 
     def exponent(self) -> Tree:
         if self.op("{"):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+from cask_eval.grading.units import is_word_unit
 
 __all__ = ["TAIL", "ExtractionRule", "Found", "extract", "read_gold"]
 
@@ -53,9 +56,9 @@ def extract(output: str, rule: ExtractionRule | str = ExtractionRule.BOXED) -> F
     text = text[-TAIL:]
     if rule == ExtractionRule.HASH:
         return _hash(text) or Found(None, "none")
-    box, cut = _boxed(text)
-    if box is not None:
-        return Found(box, "boxed")
+    boxes, cut = _boxed(text)
+    if boxes:
+        return Found(_joined(text, boxes) if rule == ExtractionRule.ANSWER else boxes[-1].text, "boxed")
     # A box that was begun and not finished is an output that was cut off: nothing else may stand in for it.
     if rule == ExtractionRule.BOXED or cut:
         return Found(None, "none")
@@ -83,37 +86,53 @@ _OPENER = re.compile(r"(?:boxed|fbox)\s{0,8}\{")
 _TOKEN_BOX = re.compile(r"boxed\s{1,8}([^\s${}\\]{1,64})")
 
 
-def _boxed(text: str) -> tuple[str | None, bool]:
-    """Content of the balanced box that closes last (the outermost where boxes are nested), and whether one was begun
-    after the last that closed."""
-    stack: list[int] = []
-    best: tuple[int, int] | None = None
-    bare: tuple[int, str] | None = None
+class _Box(NamedTuple):
+    start: int
+    stop: int
+    text: str
+
+
+def _boxed(text: str) -> tuple[list[_Box], bool]:
+    """The balanced boxes that lie in no other, and whether one was begun and none was finished."""
+    stack: list[tuple[int, int]] = []  # for every open brace: where its box begins and its content, or (-1, -1)
+    found: list[_Box] = []
     i, n, begun = 0, len(text), False
     while i < n:
         c = text[i]
         if c == "\\":
             if text.startswith(("boxed", "fbox"), i + 1):
                 if m := _OPENER.match(text, i + 1):
-                    stack.append(m.end())
+                    stack.append((i, m.end()))
                     i, begun = m.end(), True
                     continue
                 if m := _TOKEN_BOX.match(text, i + 1):
-                    bare = (m.end(), m.group(1))
+                    found.append(_Box(i, m.end(), m.group(1).rstrip(".,;:")))
             i += 2
             continue
         if c == "{":
-            stack.append(-1)
+            stack.append((-1, -1))
         elif c == "}" and stack:
-            start = stack.pop()
+            start, content = stack.pop()
             if start >= 0:
-                best = (start, i)
+                while found and found[-1].start > start:
+                    found.pop()
+                found.append(_Box(start, i + 1, text[content:i].strip()))
         i += 1
-    if best is None and bare is None:
-        return None, begun
-    if bare is not None and (best is None or bare[0] > best[1]):
-        return bare[1].rstrip(".,;:"), False
-    return text[best[0] : best[1]].strip(), False
+    return found, begun and not found
+
+
+_BETWEEN = re.compile(r"(?:[\s$,;~.]|\\(?:quad|qquad|[,;: ()\[\]])|\\text(?=\{)|[{}]|and\b|or\b){0,40}")
+
+
+def _joined(text: str, boxes: list[_Box]) -> str:
+    """The last box, with those right before it that only a comma or an "and" parts from it."""
+    first = len(boxes) - 1
+    while first:
+        between = text[boxes[first - 1].stop : boxes[first].start]
+        if len(between) > 40 or not _BETWEEN.fullmatch(between) or not re.search("[,;]|and|or", between):
+            break
+        first -= 1
+    return ", ".join(box.text for box in boxes[first:])
 
 
 def _hash(text: str) -> Found | None:
@@ -154,7 +173,11 @@ def _anchor(text: str) -> Found | None:
     line = line[:aside]
     if stop := _SENTENCE.search(line):
         line = line[: stop.start()]
-    return _something(line.strip(" \t\r*").rstrip("."))
+    line = line.strip(" \t\r*").rstrip(".")
+    # The answer is: the largest n is 34.
+    if (at := line.rfind(" is ")) > 0:
+        line = line[at + 4 :]
+    return _something(line)
 
 
 def _something(text: str) -> Found | None:
@@ -167,10 +190,11 @@ def _whole(text: str) -> Found:
     formulas = _formulas(text)
     if len(formulas) == 1:
         start, stop, inner = formulas[0]
-        around = (text[:start] + " " + text[stop:]).strip(" .:*")
-        # A formula amid a sentence; a number with a word or two behind it stays whole, for that word may be a unit.
-        if len(around.split()) > 3 and inner.strip():
-            return Found(inner.strip(), "formula")
+        before, after = text[:start].strip(" .:*"), text[stop:].strip(" .:*")
+        # Words before the only formula introduce it. A word or two behind it may be its unit.
+        if inner.strip() and not re.search(r"\d", before + after) and (before or len(after.split()) > 3):
+            counted = after == "%" or is_word_unit(after.split(), bare=False)
+            return Found(f"{inner} \\text{{{after}}}".strip() if counted else inner.strip(), "formula")
     return Found(text, "whole") if text else Found(None, "none")
 
 

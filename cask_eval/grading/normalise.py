@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from decimal import Decimal
 from typing import NamedTuple
 
 __all__ = ["Token", "normalise", "tokens", "write"]
@@ -42,11 +43,24 @@ _CHARS = {
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau "
 _GREEK += "upsilon phi chi psi omega"
 _CHARS |= {chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_GREEK.split())}
-_CHARS |= {"Δ": "\\Delta ", "Ω": "\\Omega ", "Σ": "\\Sigma ", "Φ": "\\Phi ", "Π": "\\Pi ", "Θ": "\\Theta ", "µ": "\\mu "}
+_CHARS |= {"Δ": "\\Delta ", "Ω": "\\Omega ", "Σ": "\\Sigma ", "Φ": "\\Phi ", "Π": "\\Pi ", "Θ": "\\Theta "}
+_CHARS["µ"] = "\\mu "
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
 _RAISED = re.compile(f"[{''.join(_SUPER)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUB)}]+")
+
+
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
+
+
+def _unescaped(text: str) -> str:
+    """Without the second backslash of text that was escaped twice: outside a matrix there are no line breaks."""
+    if "\\\\" not in text:
+        return text
+    if "\\\\begin" in text:
+        return text.replace("\\\\", "\\")
+    return text if "\\begin" in text else _DOUBLED.sub(r"\\", text)
 
 
 def _character(c: str) -> str:
@@ -116,8 +130,9 @@ _FUNCTIONS = {
 
 _NAME = re.compile(r"[A-Za-z]+")
 _NUM = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-_SPACED = re.compile(r"[0-9]{1,3}(?:(?: |\\,|\\ |\\;|~)[0-9]{3})+(?![0-9])(?!\s*(?:/|\\[dt]?frac))")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
+_SPACED = re.compile(r"[1-9][0-9]{0,2}(?:(?: |\\,|\\ |\\;|~)[0-9]{3})+(?![0-9])(?!\s*(?:/|\\[dt]?frac))")
+_SCIENTIFIC = re.compile(r"[eE]([+-]?[0-9]{1,2})(?![0-9A-Za-z.])")
 _EXPLICIT = re.compile(r"(?<=[0-9])(?:\\[!,] ?)?(?:\{,\}|,\s?\\!|\{,\\!\})(?:\\!)?\s?(?=[0-9]{3}(?![0-9]))")
 _SKIPPED_ARGUMENT = {"hspace", "vspace", "kern", "label", "tag", "color", "textcolor"}
 
@@ -147,7 +162,7 @@ def _plain(content: str) -> str:
 
 def tokens(text: str, lists: bool = False) -> list[Token]:
     """The tokens of an answer. ``1,234`` is one number, unless `lists` says to read it as two."""
-    text = _EXPLICIT.sub("", _ascii(text))
+    text = _EXPLICIT.sub("", _unescaped(_ascii(text)))
     out: list[Token] = []
     brackets: list[str] = []  # open ( [ \{ \langle, where a comma separates, and { where it does not
     i, n, gap = 0, len(text), False
@@ -176,6 +191,9 @@ def tokens(text: str, lists: bool = False) -> list[Token]:
             else:
                 m = _NUM.match(text, i)
                 value, i = m.group(), m.end()
+            if power := _SCIENTIFIC.match(text, i):
+                i = power.end()
+                value = format(Decimal(value).scaleb(int(power.group(1))), "f")
             put("num", value)
         elif c == "\\":
             i = _command(text, i, put, brackets)
@@ -288,6 +306,9 @@ def _textual(content: str, put) -> None:
         put("num", words.replace(",", ""))
     elif words in ("%", ",", ".", ";"):
         put("op", words)
+    elif re.match(r"[-+]?[0-9.]", words):
+        for t in tokens(words):
+            put(t.kind, t.value)
     else:
         put("text", words)
 

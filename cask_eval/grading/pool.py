@@ -39,10 +39,11 @@ class Reply:
     failure: str = ""
 
 
-_START = "import os, sys; sys.path[:] = sys.argv.pop().split(os.pathsep); from cask_eval.grading.worker import main; main()"
+_START = "import os, sys; sys.path[:] = sys.argv.pop().split(os.pathsep); "
+_START += "from cask_eval.grading.worker import main; main()"
 # A worker's results may depend on none of these. gmpy2 is kept out: its big numbers heed no limit.
-_SETTINGS = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "MPMATH_NOGMPY": "1", "SYMPY_GROUND_TYPES": "python"}
-_SETTINGS |= {"SYMPY_USE_CACHE": "yes", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+_SETTINGS = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "MPMATH_NOGMPY": "1"}
+_SETTINGS |= {"SYMPY_GROUND_TYPES": "python", "SYMPY_USE_CACHE": "yes", "PYTHONUTF8": "1"}
 
 
 class _Worker:
@@ -83,6 +84,7 @@ class _Worker:
             raise
         finally:
             timer.cancel()
+            timer.join()
         if not answer.endswith(b"\n"):
             try:
                 code = self.process.wait(2)
@@ -97,6 +99,9 @@ class _Worker:
         if "failure" in value:
             self.close()
             return Reply(None, value["failure"])
+        if late.is_set():
+            # The answer came in time, if only just; the worker is gone.
+            self.process.wait()
         return Reply(value)
 
     @property

@@ -107,7 +107,8 @@ def _veto(gold: Any, answer: Any) -> str | None:
 
     if isinstance(gold, Set) != isinstance(answer, Set) and isinstance(gold, Tuple) != isinstance(answer, Tuple):
         return "a set for a tuple"
-    if isinstance(gold, FiniteSet) != isinstance(answer, FiniteSet) and isinstance(gold, Set) and isinstance(answer, Set):
+    sets = isinstance(gold, Set) and isinstance(answer, Set)
+    if sets and isinstance(gold, FiniteSet) != isinstance(answer, FiniteSet):
         return "a set for an interval"
     if isinstance(gold, Relational) and isinstance(answer, Relational):
         if isinstance(gold, Eq) and isinstance(answer, Eq):

@@ -1,7 +1,7 @@
 """Units, currencies and number words, as they stand behind (or, for money, before) a number.
 
-A unit says what a number counts. One that is missing on one side is no error; two that differ are. Nothing is converted:
-5 m is not 500 cm, and a percent sign is a unit like any other.
+A unit says what a number counts. One that is missing on one side is no error; two that differ are. Nothing is
+converted: 5 m is not 500 cm, and a percent sign is a unit like any other.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ _NAMES = {
     "m": "m meter metre", "km": "km kilometer kilometre", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard",
     "mi": "mi mile", "mg": "mg milligram", "g": "g gram gramme", "kg": "kg kilogram kilo", "lb": "lb lbs pound",
     "oz": "oz ounce", "t": "tonne ton", "ms": "ms millisecond", "s": "s sec second", "min": "min minute",
-    "h": "h hr hour", "day": "day", "week": "week wk", "month": "month", "year": "year yr", "ml": "ml milliliter millilitre",
+    "h": "h hr hour", "day": "day", "week": "week wk", "month": "month", "year": "year yr",
+    "ml": "ml milliliter millilitre",
     "l": "l liter litre", "gal": "gal gallon", "pt": "pint", "qt": "quart qt", "cup": "cup", "deg": "deg degree",
-    "rad": "rad radian", "%": "% percent pct percentage percents", "$": "$ dollar usd buck", "cent": "cent ¢ penny pennies",
+    "rad": "rad radian", "%": "% percent pct percentage percents", "$": "$ dollar usd buck",
+    "cent": "cent ¢ penny pennies",
     "eur": "euro eur", "gbp": "gbp", "mph": "mph", "kmh": "kmh kph", "N": "newton", "J": "joule", "W": "watt",
     "kW": "kw kilowatt", "V": "volt", "A": "ampere amp", "Hz": "hz hertz", "Pa": "pascal", "K": "kelvin",
     "C": "celsius", "F": "fahrenheit", "mol": "mol mole", "acre": "acre", "dozen": "dozen", "point": "point pt pts",
@@ -34,7 +36,8 @@ MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion":
 # Words that make something else of what stands before them than a number with its unit.
 _NO_UNIT = {
     "is", "are", "not", "no", "and", "or", "plus", "minus", "times", "less", "more", "mod", "modulo", "remainder", "if",
-    "when", "where", "for", "with", "than", "to", "wrong", "between", "from", "none", "undefined", "by", "over", "choose",
+    "when", "where", "for", "with", "than", "to", "wrong", "between", "from", "none", "undefined", "by", "over",
+    "choose",
     "base", "r", "x", "y", "z", "n", "i", "e", "pi", "because", "but", "so", "then", "was", "does", "cannot", "at",
     "infinity", "half", "quarter", "third", "divided", "squared", "cubed", "root",
 }  # fmt: skip
