@@ -58,7 +58,7 @@ def nobody_survived(protocol: Protocol) -> str:
     """What to know before a held-out run that has no candidate in it."""
     from cask_eval.decide.branches import decide
 
-    branch = decide(protocol.branches, 0, 0, 0)
+    branch = decide(protocol.branches, (0, 0, 0, 0))
     return (
         f"no candidate survived the screening, so the outcome is certain: branch {branch.name}, {branch.decision}. "
         "`confirm` would spend the held-out split on the baseline and the controls alone"

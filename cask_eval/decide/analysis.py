@@ -20,17 +20,21 @@ from cask_eval.decide.model import (
     Flip,
     Interval,
     MatchedResult,
+    NonInferior,
     Outcome,
     Screened,
     number,
 )
 from cask_eval.ledger.events import ArmChoice, Select
-from cask_eval.protocol.model import Arm, Cell, Protocol
+from cask_eval.protocol.model import Arm, Cell, NonInferiority, Protocol
 from cask_eval.records.model import Record
 from cask_eval.stats.bootstrap import percentile_interval
+from cask_eval.stats.max_t import max_t
 from cask_eval.stats.multiplicity import CORRECTIONS
 from cask_eval.stats.pairs import Pairs
 from cask_eval.stats.procedures import PROCEDURES, p_values
+from cask_eval.stats.sensitivity import sensitivity
+from cask_eval.stats.tango import non_inferiority
 
 # Below this many problems that differ, the bootstrap rejects more often than its level (statistics: exact size
 # .0200 at nominal .0125 with about six).
@@ -53,7 +57,8 @@ def analyse(
     baseline trials as all others of that cell. The family is registered; a comparison that is void, or that was
     never made because fewer candidates survived than could have, stays in it with p = 1. A comparison is positive when
     its adjusted p is at most `test.alpha` and the candidate is ahead, negative when the one-sided p for harm is at
-    most `test.veto.alpha`, uncorrected, and the candidate is behind. Numbers are compared as printed, so that a
+    most `test.veto.alpha`, uncorrected, and the candidate is behind. With `test.non_inferiority` it is also
+    non-inferior, or not. Numbers are compared as printed, so that a
     reader can repeat it. Controls never decide.
 
     Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat, or when more
@@ -74,11 +79,15 @@ def analyse(
     test, m = protocol.test, protocol.family
     registered = [PROCEDURES[test.procedure](f.pairs, test.alternative) for f in found]
     void = [f.matched.verdict == "void" for f in found]
-    adjusted = CORRECTIONS[test.correction]([None if v else p for v, p in zip(void, registered)], m)
+    if test.correction == "max_t":
+        adjusted = _jointly(protocol, registration, found, void)
+    else:
+        adjusted = CORRECTIONS[test.correction]([None if v else p for v, p in zip(void, registered)], m)
     cells = [_judge(protocol, f, p, a) for f, p, a in zip(found, registered, adjusted)]
 
     counts = [sum(c.outcome == kind for c in cells) for kind in ("positive", "negative", "void")]
-    branch = decide(protocol.branches, *counts)
+    held = sum(c.non_inferior is not None and c.non_inferior.shown and c.outcome != "void" for c in cells)
+    branch = decide(protocol.branches, [*counts, held])
     return AnalysisDocument(
         study=protocol.study,
         hypothesis=protocol.hypothesis,
@@ -97,6 +106,7 @@ def analyse(
         positive_cells=counts[0],
         negative_cells=counts[1],
         void_cells=counts[2],
+        non_inferior_cells=held if test.non_inferiority else None,
         arms={cell: {name: arm.result() for name, arm in row.items()} for cell, row in ran.items()},
         branch=branch.name,
         decision=branch.decision,
@@ -129,6 +139,7 @@ class _Found:
     candidate: str
     baseline_trials: ArmTrials
     candidate_trials: ArmTrials
+    differences: list[int]
     pairs: Pairs
     matched: MatchedResult
 
@@ -151,15 +162,24 @@ def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell:
     baseline, candidate = arms["baseline"].trials, arms[name].trials
     differences = [candidate.right[p] - baseline.right[p] for p in baseline.right]
     pairs = Pairs.from_differences(differences, protocol.generation.samples)
-    seed = digest({"registration": registration, "cell": cell.name, "candidate": name, "use": "matched_cache"})
-    matched = compare(
-        baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, int(seed.split(":")[1][:32], 16)
-    )
+    seed = _seed({"registration": registration, "cell": cell.name, "candidate": name, "use": "matched_cache"})
+    matched = compare(baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, seed)
     lacking = [arm for arm in ("baseline", name) if arms[arm].choice is None]
     if lacking:
         reason = f"the tuning phase froze no {' and no '.join(lacking)} for this cell"
         matched = matched.model_copy(update={"verdict": "void", "reasons": [reason, *matched.reasons]})
-    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, pairs, matched)
+    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, differences, pairs, matched)
+
+
+def _seed(use: dict[str, str]) -> int:
+    """Random draws depend on the registration and on what they are for, and on nothing that could be chosen later."""
+    return int(digest(use).split(":")[1][:32], 16)
+
+
+def _jointly(protocol: Protocol, registration: str, found: list[_Found], void: list[bool]) -> list[float]:
+    rows = [None if v else f.differences for f, v in zip(found, void)]
+    seed = _seed({"registration": registration, "use": "max_t"})
+    return max_t(rows, protocol.test.alternative, m=protocol.family, seed=seed).step_down
 
 
 def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float) -> CellResult:
@@ -193,7 +213,13 @@ def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float
             for p in baseline
             if baseline[p] != candidate[p]
         ],
+        non_inferior=_non_inferior(pairs, test.non_inferiority) if test.non_inferiority else None,
     )
+
+
+def _non_inferior(pairs: Pairs, rule: NonInferiority) -> NonInferior:
+    z, p = (number(value) for value in non_inferiority(pairs, Fraction(rule.margin)))
+    return NonInferior(margin=rule.margin, alpha=rule.alpha, z=z, p=p, shown=Decimal(p) <= Decimal(rule.alpha))
 
 
 def _outcome(total: int, adjusted: str, harm: str, void: bool, protocol: Protocol) -> Outcome:
@@ -232,15 +258,14 @@ def _sensitivity(found: _Found) -> Iterable[str]:
     lost = [sum(arm.absent.values()) for arm in (baseline, candidate)]
     if not any(lost):
         return
-    total, unit = found.pairs.total, found.pairs.n * found.pairs.samples
-    complete = [p for p in baseline.right if not baseline.absent[p] and not candidate.absent[p]]
+    problems = list(baseline.right)
+    columns = [[column[p] for p in problems] for arm in (baseline, candidate) for column in (arm.right, arm.absent)]
+    four = sensitivity(columns[0], columns[2], columns[1], columns[3], found.pairs.samples)
     cases = "no problem is complete"
-    if complete:
-        gain = sum(candidate.right[p] - baseline.right[p] for p in complete)
-        there = number(Fraction(gain, len(complete) * found.pairs.samples))
-        cases = f"over the {len(complete)} complete problems {there}"
+    if four.complete:
+        cases = f"over the {four.complete.n} complete problems {number(four.complete.difference)}"
     yield (
         f"{found.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
-        f"difference {number(found.pairs.difference)}, {cases}, between {number(Fraction(total - lost[0], unit))} "
-        f"and {number(Fraction(total + lost[1], unit))} whatever they would have been"
+        f"difference {number(found.pairs.difference)}, {cases}, between {number(four.worst.difference)} "
+        f"and {number(four.best.difference)} whatever they would have been"
     )

@@ -9,7 +9,8 @@ from itertools import product
 
 from cask_eval.protocol.model import Branch
 
-FIELDS = ("positive_cells", "negative_cells", "void_cells")
+#: What conditions may count, in the order in which counts are given.
+FIELDS = ("positive_cells", "negative_cells", "void_cells", "non_inferior_cells")
 _COMPARE = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
@@ -21,27 +22,29 @@ def holds(condition: str, count: int) -> bool:
     return _COMPARE[sign](count, number)
 
 
-def matches(branch: Branch, positive: int, negative: int, void: int) -> bool:
-    """Whether all of the branch's conditions hold; ``otherwise`` always does."""
+def matches(branch: Branch, counts: Sequence[int]) -> bool:
+    """Whether all of the branch's conditions hold; ``otherwise`` always does. counts: one for each of `FIELDS`."""
     if branch.when is None:
         return True
-    given = zip((getattr(branch.when, f) for f in FIELDS), (positive, negative, void))
+    given = zip((getattr(branch.when, f) for f in FIELDS), counts, strict=True)
     return all(condition is None or holds(condition, count) for condition, count in given)
 
 
-def decide(branches: Sequence[Branch], positive: int, negative: int, void: int) -> Branch:
+def decide(branches: Sequence[Branch], counts: Sequence[int]) -> Branch:
     """The first branch that matches. Raises ValueError when none does, which `check` rules out beforehand."""
     for branch in branches:
-        if matches(branch, positive, negative, void):
+        if matches(branch, counts):
             return branch
-    raise ValueError(f"no branch covers {positive} positive, {negative} negative and {void} void comparisons")
+    said = ", ".join(f"{count} {field}" for field, count in zip(FIELDS, counts, strict=True))
+    raise ValueError(f"no branch covers {said}")
 
 
 def check(branches: Sequence[Branch], m: int) -> list[str]:
     """What is wrong with the branches of a study of m comparisons, one line per fault; empty when nothing is.
 
     Total: exactly one ``otherwise``, and it is last. Reachable: each branch is the first match of at least one
-    (positive, negative, void) with sum ≤ m.
+    possible outcome: positive, negative and void comparisons are m at most together, and so are void and non-inferior
+    ones.
     """
     problems = []
     others = [i for i, b in enumerate(branches) if b.otherwise]
@@ -59,14 +62,14 @@ def check(branches: Sequence[Branch], m: int) -> list[str]:
     for i, branch in enumerate(branches):
         if others and i > others[0]:
             continue  # said above
-        own = [o for o in outcomes if matches(branch, *o)]
+        own = [o for o in outcomes if matches(branch, o)]
         if not own:
             problems.append(
                 f"branch {branch.name!r} cannot be reached: its conditions never hold together "
                 f"among {m} comparisons; change them or drop the branch"
             )
             continue
-        before = [next((b for b in branches[:i] if matches(b, *o)), None) for o in own]
+        before = [next((b for b in branches[:i] if matches(b, o)), None) for o in own]
         if all(before):
             names = ", ".join(repr(b.name) for b in branches[:i] if b in before)
             problems.append(
@@ -76,11 +79,11 @@ def check(branches: Sequence[Branch], m: int) -> list[str]:
     return problems
 
 
-def _outcomes(branches: Sequence[Branch], m: int) -> list[tuple[int, int, int]]:
-    """One outcome for each way the conditions can come out, which stands for all outcomes with sum ≤ m.
+def _outcomes(branches: Sequence[Branch], m: int) -> list[tuple[int, ...]]:
+    """One outcome for each way the conditions can come out, which stands for all possible outcomes.
 
     Conditions change only at a threshold and just above it, so they are constant on boxes. If any outcome of a
-    box has sum ≤ m, then the box's lowest corner has too; hence the corners are enough.
+    box is possible, then the box's lowest corner is too; hence the corners are enough.
     """
     corners = []
     for field in FIELDS:
@@ -90,7 +93,7 @@ def _outcomes(branches: Sequence[Branch], m: int) -> list[tuple[int, int, int]]:
             if condition:
                 values |= {_parse(condition)[1], _parse(condition)[1] + 1}
         corners.append(sorted(values))
-    return [o for o in product(*corners) if sum(o) <= m]
+    return [o for o in product(*corners) if sum(o[:3]) <= m and sum(o[2:]) <= m]
 
 
 def _parse(condition: str) -> tuple[str, int]:

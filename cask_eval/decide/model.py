@@ -69,6 +69,16 @@ class MatchedResult(Strict):
     reasons: list[str]
 
 
+class NonInferior(Strict):
+    """Tango's score test of a loss of `margin` or more: z, the one-sided p, and whether it is rejected at `alpha`."""
+
+    margin: Number
+    alpha: Number
+    z: Number
+    p: Number
+    shown: bool
+
+
 class Flip(Strict):
     """A problem on which the arms differ: right samples of each."""
 
@@ -102,6 +112,7 @@ class CellResult(Strict):
     matched: MatchedResult
     outcome: Outcome
     flips: list[Flip]
+    non_inferior: NonInferior | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Screened(Strict):
@@ -117,6 +128,7 @@ class AnalysisDocument(Strict):
 
     `screening` lists every registered candidate, `cells` the comparisons of those that survived, candidate by
     candidate. `family` is the registered number of comparisons, which those that screening left out stay in.
+    Fields that no protocol asked for are left out.
     `arms` maps cell → arm → its numbers, for every arm that the held-out split was spent on.
     """
 
@@ -135,6 +147,7 @@ class AnalysisDocument(Strict):
     positive_cells: int
     negative_cells: int
     void_cells: int
+    non_inferior_cells: int | None = Field(default=None, exclude_if=lambda value: value is None)
     arms: dict[str, dict[str, ArmResult]]
     branch: str
     decision: str

@@ -142,15 +142,28 @@ class Veto(Strict):
     alpha: Level
 
 
+class NonInferiority(Strict):
+    """When a comparison counts as non-inferior: Tango's score test rejects a loss of `margin` or more at `alpha`,
+    one-sided and uncorrected. A claim that all of them are needs no correction."""
+
+    margin: Annotated[str, _between("0", "0.5", open_low=True)]
+    alpha: Level
+
+
 class Test(Strict):
     """The registered test of each comparison, which is one candidate against the baseline in one cell."""
 
     endpoint: Literal["accuracy"] = "accuracy"
-    procedure: Literal["paired_bootstrap", "mcnemar_exact", "mcnemar_midp"]
+    procedure: Literal["paired_bootstrap", "mcnemar_exact", "mcnemar_midp", "sign_flip"]
     alternative: Literal["two-sided", "greater"] = "two-sided"
     alpha: Level
-    correction: Literal["bonferroni", "none"] = "bonferroni"
+    correction: Literal["bonferroni", "holm", "max_t", "none"] = Field(
+        default="bonferroni",
+        description="'max_t' flips the signs of whole problems in all comparisons together, so it goes with sign_flip or "
+        "mcnemar_exact.",
+    )
     veto: Veto
+    non_inferiority: NonInferiority | None = Later(None, description="Needs one sample per problem.")
 
 
 Condition = Annotated[str, Field(pattern=r"^(>=|<=|==|!=|>|<) ?\d{1,6}$")]
@@ -158,16 +171,19 @@ Condition = Annotated[str, Field(pattern=r"^(>=|<=|==|!=|>|<) ?\d{1,6}$")]
 
 class When(Strict):
     """All given conditions must hold. Counts are of comparisons, so of cells where there is one candidate; a void one
-    is neither positive nor negative, and so is one that screening left out."""
+    is nothing else, and one that screening left out is nothing at all."""
 
     positive_cells: Condition | None = None
     negative_cells: Condition | None = None
     void_cells: Condition | None = None
+    non_inferior_cells: Condition | None = Later(None, description="Needs test.non_inferiority.")
 
     @model_validator(mode="after")
     def _not_empty(self):
         if not self.model_fields_set:
-            raise ValueError("must give at least one of positive_cells, negative_cells, void_cells")
+            raise ValueError(
+                "must give at least one of positive_cells, negative_cells, void_cells, non_inferior_cells"
+            )
         return self
 
 
@@ -263,7 +279,21 @@ class Protocol(Strict):
         if self.generation.samples > 1 and self.test.procedure.startswith("mcnemar"):
             raise ValueError(
                 f"test.procedure {self.test.procedure} needs one sample per problem, but "
-                f"generation.samples is {self.generation.samples}; use paired_bootstrap"
+                f"generation.samples is {self.generation.samples}; use paired_bootstrap or sign_flip"
+            )
+        if self.test.correction == "max_t" and self.test.procedure not in ("sign_flip", "mcnemar_exact"):
+            raise ValueError(
+                f"test.correction max_t flips signs, but test.procedure is {self.test.procedure}; use sign_flip, or "
+                "mcnemar_exact with one sample, or another correction"
+            )
+        if self.test.non_inferiority and self.generation.samples > 1:
+            raise ValueError(
+                "test.non_inferiority is Tango's test, which needs one sample per problem, but generation.samples is "
+                f"{self.generation.samples}; leave it out or set samples to 1"
+            )
+        if self.test.non_inferiority is None and any(b.when and b.when.non_inferior_cells for b in self.branches):
+            raise ValueError(
+                "branches ask for non_inferior_cells, but test.non_inferiority is missing; give its margin and alpha"
             )
         for candidate in self.candidates:
             if both := set(candidate.params) & set(candidate.tune):

@@ -12,7 +12,8 @@ from fractions import Fraction
 from itertools import groupby
 from typing import TypeVar
 
-from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult
+from cask_eval.decide.beside import CORRECTIONS, Beside, beside
+from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, number
 from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     ArmChoice,
@@ -107,6 +108,11 @@ class Cell:
     losses: int
     ties: int
     p: dict[str, str]
+    corrections: tuple[str, ...]
+    """p after every correction of `decide.beside.CORRECTIONS`."""
+    tango: str
+    detects: str
+    non_inferior: str
     p_registered: str
     p_adjusted: str
     p_veto: str
@@ -227,6 +233,9 @@ class ReportData:
     unit: str
     counts: str
     tests: tuple[str, ...]
+    corrections: tuple[str, ...]
+    non_inferiority: str
+    """The registered margin in words; empty where there is none."""
     interval_level: str
     adjusted_level: str
     ratio_level: str
@@ -276,7 +285,10 @@ def gather(
     select = _payload(mine, "select", Select)
     first = analysis.cells[0] if analysis.cells else None
     others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
-    cells = tuple(_cell(c, [analysis.procedure, *others], analysis, protocol) for c in analysis.cells)
+    cells = tuple(
+        _cell(c, more, [analysis.procedure, *others], analysis, protocol)
+        for c, more in zip(analysis.cells, beside(analysis), strict=True)
+    )
 
     return ReportData(
         study=analysis.study,
@@ -290,6 +302,8 @@ def gather(
         unit=_unit(protocol),
         counts=_counts(analysis, protocol),
         tests=tuple(fmt.words(name) for name in [analysis.procedure, *others]),
+        corrections=("Bonferroni", "Holm", "max-T of sign flips"),
+        non_inferiority=_margin(protocol),
         interval_level=fmt.level(first.interval.level) if first else "",
         adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
         ratio_level=fmt.level(first.matched.interval.level) if first else "",
@@ -329,11 +343,17 @@ def gather(
 def _test(a: AnalysisDocument, protocol: Protocol) -> str:
     unit = _unit(protocol)
     over = f"over {a.family} registered {unit}s" if a.family != 1 else f"over one registered {unit}"
-    correction = f"{a.correction.capitalize()} {over}" if a.correction != "none" else "no correction for multiplicity"
+    name = {"max_t": "max-T"}.get(a.correction, a.correction.capitalize())
+    correction = f"{name} {over}" if a.correction != "none" else "no correction for multiplicity"
     return (
         f"{fmt.words(a.procedure)}, {a.alternative}, α = {fmt.alpha(a.alpha)}, {correction}; "
         f"a {unit} is negative at a one-sided level of {fmt.alpha(protocol.test.veto.alpha)}"
     )
+
+
+def _margin(protocol: Protocol) -> str:
+    rule = protocol.test.non_inferiority
+    return f"{fmt.points(rule.margin).lstrip('+')} points at a one-sided {fmt.alpha(rule.alpha)}" if rule else ""
 
 
 def _unit(protocol: Protocol) -> str:
@@ -346,6 +366,7 @@ def _counts(a: AnalysisDocument, protocol: Protocol) -> str:
     absent = a.family - len(a.cells)
     return (
         f"{a.positive_cells} positive, {a.negative_cells} negative, {null} null, {a.void_cells} void"
+        + (f", {a.non_inferior_cells} non-inferior" if a.non_inferior_cells is not None else "")
         + (f", {absent} without a survivor" if absent and a.screening else "")
         + f" of {a.family} registered {_unit(protocol)}{'' if a.family == 1 else 's'}"
     )
@@ -386,8 +407,8 @@ def _relation(condition: str) -> str:
     return {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}.get(sign, sign) + "\N{NO-BREAK SPACE}" + number
 
 
-def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol: Protocol) -> Cell:
-    m = c.matched
+def _cell(c: CellResult, more: Beside, order: list[str], analysis: AnalysisDocument, protocol: Protocol) -> Cell:
+    m, held = c.matched, c.non_inferior
     # Before correction, this is where the line runs.
     share = analysis.family if analysis.correction != "none" else 1
     line = {analysis.procedure: str(fmt.value(analysis.alpha) / max(share, 1))}
@@ -407,6 +428,10 @@ def _cell(c: CellResult, order: list[str], analysis: AnalysisDocument, protocol:
         losses=c.losses,
         ties=c.ties,
         p={fmt.words(name): fmt.p_value(c.p[name], line.get(name)) if name in c.p else fmt.DASH for name in order},
+        corrections=tuple(fmt.p_value(number(more.adjusted[name]), analysis.alpha) for name in CORRECTIONS),
+        tango=fmt.bracket(*(fmt.points(number(x)) for x in more.tango)) if more.tango else fmt.DASH,
+        detects=fmt.points(number(more.detects)).lstrip("+") if more.detects else fmt.DASH,
+        non_inferior=f"{'yes' if held.shown else 'no'}, p {fmt.p_value(held.p, held.alpha)}" if held else fmt.DASH,
         p_registered=fmt.p_value(c.p_registered, line[analysis.procedure]),
         p_adjusted=fmt.p_value(c.p_adjusted, analysis.alpha),
         p_veto=fmt.p_value(c.p_veto, protocol.test.veto.alpha),

@@ -176,7 +176,11 @@ def _results(d: ReportData) -> Iterator[str]:
     yield from (
         "## Every test",
         "",
-        "Only the registered test decides. Harm is the one-sided p for the candidate being worse.",
+        "Only the registered test decides. Harm is the one-sided p for the candidate being worse. Bonferroni and Holm "
+        "are those of the registered test over the registered family; the Tango interval is at "
+        f"{d.interval_level}; detects is the smallest true difference that exact McNemar would find with 80 % power, "
+        "were as many problems to differ as did here, at the level that Bonferroni leaves."
+        + (f" Non-inferior: a loss of {d.non_inferiority} is rejected by Tango's test." if d.non_inferiority else ""),
         "",
     )
     yield from table(
@@ -185,8 +189,24 @@ def _results(d: ReportData) -> Iterator[str]:
             *(f"{t} (registered)" if i == 0 else t for i, t in enumerate(d.tests)),
             "adjusted",
             "harm",
+            *d.corrections,
+            "Tango",
+            "detects",
+            *(["non-inferior"] if d.non_inferiority else []),
         ],
-        ([c.name, *(c.p[t] for t in d.tests), c.p_adjusted, c.p_veto] for c in d.cells),
+        (
+            [
+                c.name,
+                *(c.p[t] for t in d.tests),
+                c.p_adjusted,
+                c.p_veto,
+                *c.corrections,
+                c.tango,
+                c.detects,
+                *([c.non_inferior] if d.non_inferiority else []),
+            ]
+            for c in d.cells
+        ),
         left=1,
     )
 

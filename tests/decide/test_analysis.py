@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import product
 
 import pytest
 from pydantic import ValidationError
@@ -6,9 +7,13 @@ from small_study import BRANCHES, account, answers, choice, ids, protocol, recor
 
 from cask_eval.canonical import ZERO, digest
 from cask_eval.decide.analysis import analyse
+from cask_eval.decide.beside import beside
 from cask_eval.decide.model import Interval
 from cask_eval.errors import RecordError
 from cask_eval.records.model import RegionsRecord
+from cask_eval.stats.pairs import Pairs
+from cask_eval.stats.power import mde
+from cask_eval.stats.tango import non_inferiority, tango_interval
 
 BOOTSTRAP = {"procedure": "paired_bootstrap"}
 
@@ -402,3 +407,103 @@ def test_problem_ids_must_be_distinct(names):
 def test_a_number_that_would_be_a_hard_sum_is_refused(text):
     with pytest.raises(ValidationError, match="pattern"):
         Interval(level="0.95", low=text, high="1")
+
+
+# --- what a protocol may register besides the plain test
+
+
+def two_cells(**test):
+    """b16: seven wins, no loss; b32: five of them again, and one loss."""
+    study = protocol(budgets=(16, 32), test={"procedure": "sign_flip", **test})
+    records = [*both("m/b16", "0" * 7 + "11111", "1" * 12), *both("m/b32", "0" * 5 + "1" * 7, "1" * 11 + "0")]
+    return run(study, records, 12)
+
+
+@pytest.mark.parametrize(
+    "correction, adjusted",
+    [("none", ["0.015625", "0.21875"]), ("bonferroni", ["0.03125", "0.4375"]), ("holm", ["0.03125", "0.21875"])],
+)
+def test_corrections_over_two_cells(correction, adjusted):
+    assert [c.p_adjusted for c in two_cells(correction=correction).cells] == adjusted
+
+
+def test_max_t_flips_problems_in_all_cells_together():
+    """All 2⁸ sign patterns of the problems that differ, by brute force."""
+    found = two_cells(correction="max_t")
+    first, second = [1] * 7 + [0], [1] * 5 + [0, 0, -1]
+    reach = [0, 0]
+    for signs in product((1, -1), repeat=8):
+        t = [sum(s * d for s, d in zip(signs, row)) ** 2 / sum(d * d for d in row) for row in (first, second)]
+        reach[0] += max(t) >= 7
+        reach[1] += t[1] >= 16 / 6
+    assert [c.p_adjusted for c in found.cells] == [format(r / 256, ".9g") for r in reach]
+    assert found == two_cells(correction="max_t")
+
+
+def test_max_t_goes_with_tests_that_flip_signs():
+    with pytest.raises(ValidationError, match="max_t flips signs, but test.procedure is paired_bootstrap"):
+        protocol(test={**BOOTSTRAP, "correction": "max_t"})
+
+
+MARGIN = {"margin": "0.05", "alpha": "0.05"}
+HELD = [
+    {"name": "A", "when": {"positive_cells": ">=1", "non_inferior_cells": "==2"}, "decision": "adopt"},
+    {"name": "B", "when": {"non_inferior_cells": "==2"}, "decision": "no worse"},
+    {"name": "C", "otherwise": True, "decision": "reject"},
+]
+
+
+def held(losses, n=400):
+    study = protocol(budgets=(16, 32), branches=HELD, test={"non_inferiority": MARGIN})
+    one = both("m/b16", "1" * n, "0" * losses[0] + "1" * (n - losses[0]))
+    other = both("m/b32", "1" * n, "0" * losses[1] + "1" * (n - losses[1]))
+    return run(study, one + other, n)
+
+
+def test_non_inferior_cells_are_counted_and_decide():
+    fine, harmed = held((0, 5)), held((0, 30))
+    assert (fine.non_inferior_cells, fine.branch) == (2, "B")
+    assert (harmed.non_inferior_cells, harmed.branch) == (1, "C")
+    for cell, lost in zip(harmed.cells, (0, 30)):
+        z, p = non_inferiority(Pairs.binary(400, 0, lost), Fraction(1, 20))
+        assert (cell.non_inferior.z, cell.non_inferior.p) == (format(z, ".9g"), format(p, ".9g"))
+        assert cell.non_inferior.shown == (p <= 0.05)
+
+
+def test_a_void_cell_is_not_non_inferior():
+    study = protocol(budgets=(16, 32), branches=HELD, test={"non_inferiority": MARGIN})
+    records = both("m/b16", "1" * 400, "1" * 400)  # b32 has no record at all
+    assert run(study, records, 400).non_inferior_cells == 1
+
+
+@pytest.mark.parametrize(
+    "rest, message",
+    [
+        ({"branches": HELD}, "test.non_inferiority is missing"),
+        ({"samples": 2, "test": {**BOOTSTRAP, "non_inferiority": MARGIN}}, "needs one sample per problem"),
+        ({"test": {"non_inferiority": {"margin": "0", "alpha": "0.05"}}}, "margin"),
+    ],
+)
+def test_non_inferiority_that_cannot_be(rest, message):
+    with pytest.raises(ValidationError, match=message):
+        protocol(**rest)
+
+
+def test_what_was_not_asked_for_is_not_in_the_documents():
+    """So that documents of studies that were locked before it could be asked for stay what they were."""
+    study = protocol()
+    assert "anchor" not in study.document() and "non_inferiority" not in study.document()["test"]
+    found = run(study, both("m/b16", "01", "11"), 2).model_dump(mode="json")
+    assert "non_inferior_cells" not in found and "non_inferior" not in found["cells"][0]
+
+
+def test_procedures_beside_the_registered_one():
+    found = two_cells()
+    first, second = beside(found)
+    assert first.adjusted == {"bonferroni": 0.03125, "holm": 0.03125, "max_t": pytest.approx(0.015625, abs=0.01)}
+    jointly = [float(c.p_adjusted) for c in two_cells(correction="max_t").cells]
+    assert [b.adjusted["max_t"] for b in (first, second)] == pytest.approx(jointly, rel=1e-8)
+    assert first.tango == tango_interval(Pairs.binary(12, 7, 0), Fraction("0.95"))
+    assert first.detects == mde(12, 7 / 12, 0.025)
+    void = run(protocol(budgets=(16, 32)), both("m/b16", "01", "11"), 2)
+    assert beside(void)[1].adjusted == {"bonferroni": 1.0, "holm": 1.0, "max_t": 1.0}

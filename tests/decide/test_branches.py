@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cask_eval.decide.branches import check, decide, holds, matches
+from cask_eval.decide.branches import FIELDS, check, decide, holds, matches
 from cask_eval.protocol.model import Branch
 
 
@@ -39,19 +39,19 @@ def test_a_condition_that_is_none_is_refused():
 
 @pytest.mark.parametrize("counts, name", [((1, 0, 0), "A"), ((2, 1, 0), "B"), ((0, 0, 0), "C"), ((0, 4, 0), "C")])
 def test_first_match_decides(counts, name):
-    assert decide(ALPHA, *counts).name == name
+    assert decide(ALPHA, (*counts, 0)).name == name
     assert check(ALPHA, 4) == []
 
 
 def test_void_cells_can_be_asked_for():
     listed = branches({"void_cells": ">0"}, {"positive_cells": ">=1"}, None)
-    assert decide(listed, 2, 0, 1).name == "A"
-    assert decide(listed, 2, 0, 0).name == "B"
+    assert decide(listed, (2, 0, 1, 0)).name == "A"
+    assert decide(listed, (2, 0, 0, 0)).name == "B"
 
 
 def test_uncovered_outcome_is_an_error():
     with pytest.raises(ValueError, match="no branch covers"):
-        decide(ALPHA[:2], 0, 1, 0)
+        decide(ALPHA[:2], (0, 1, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,16 @@ def test_reachability_depends_on_the_number_of_cells():
 signs = st.sampled_from([">=", "<=", "==", "!=", ">", "<"])
 conditions = st.builds(lambda sign, n: f"{sign}{n}", signs, st.integers(0, 5))
 whens = st.dictionaries(
-    st.sampled_from(["positive_cells", "negative_cells", "void_cells"]), conditions, min_size=1, max_size=3
+    st.sampled_from(FIELDS), conditions, min_size=1, max_size=4
 )
 
 
 @given(st.lists(whens, min_size=1, max_size=4), st.integers(1, 5))
 def test_reachability_equals_trying_every_outcome(specs, m):
     listed = branches(*specs, None)
-    taken = {next(b.name for b in listed if matches(b, *o)) for o in product(range(m + 1), repeat=3) if sum(o) <= m}
+    every = product(range(m + 1), repeat=4)
+    possible = [o for o in every if sum(o[:3]) <= m and o[2] + o[3] <= m]
+    taken = {next(b.name for b in listed if matches(b, o)) for o in possible}
     unreachable = {b.name for b in listed} - taken
     assert {p.split("'")[1] for p in check(listed, m)} == unreachable
 

@@ -216,7 +216,7 @@ def test_at_names_the_place(write):
 def test_fields_at():
     assert fields_at(()) == list(Protocol.model_fields)
     assert fields_at(("models", 0)) == ["id", "name", "revision", "dtype", "calibration"]
-    assert fields_at(("branches", 2, "when")) == ["positive_cells", "negative_cells", "void_cells"]
+    assert fields_at(("branches", 2, "when")) == ["positive_cells", "negative_cells", "void_cells", "non_inferior_cells"]
     assert fields_at(("study",)) == []
 
 

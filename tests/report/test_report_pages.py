@@ -127,7 +127,7 @@ def test_banner(page):
     for shown in (
         "branch B",
         "confirmatory",
-        "evidence L1, pushed to a third party's git host",
+        "evidence L1, known to a third party",
         "1 positive, 1 negative, 1 null, 1 void of 4 registered cells",
         "report as regime-dependent",
     ):
@@ -205,7 +205,7 @@ def test_terminal_lines(data):
     out = text.render(data).plain
     lines = out.splitlines()
     assert lines[0].startswith("report as regime-dependent")
-    assert lines[1] == "branch B · confirmatory · evidence L1, pushed to a third party's git host"
+    assert lines[1] == "branch B · confirmatory · evidence L1, known to a third party"
     cells = [line for line in lines if line.startswith((SMALL, LONG))]
     assert len(cells) == 4
     assert re.search(r"positive +\+14\.0 pp +\[\+8\.4, \+19\.6\] +46 / 11 / 193 +p < \.0001 +p_adj < \.0001", cells[0])
