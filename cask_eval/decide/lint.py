@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from math import ceil
+from math import ceil, sqrt
+from statistics import NormalDist
 from typing import Literal
 
 from cask_eval.canonical import canonical
@@ -35,7 +36,7 @@ def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
     """Findings, errors first. Without the number of held-out problems the power checks are left out."""
     found = [*_branches(protocol), *_candidates(protocol), *_levels(protocol)]
     if heldout_count:
-        for rule in (_discordance, _effect, _veto):
+        for rule in (_discordance, _effect, _veto, _margin):
             found += rule(protocol, heldout_count)
     return sorted(found, key=lambda f: f.level != "error")
 
@@ -195,6 +196,8 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
 
 def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
     test = protocol.test
+    if test.non_inferiority and any(b.when and b.when.non_inferior_cells for b in protocol.branches):
+        return  # the branches ask for evidence that there is no harm, which is more than no evidence of harm
     if not any(b.when and b.when.negative_cells for b in protocol.branches):
         yield Finding(
             "warning",
@@ -212,7 +215,27 @@ def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
             "test.veto.alpha",
             f"a true loss of {points(min(harm, q))} makes a {_unit(protocol)} negative with "
             f'probability {seen:.0%} only, so "no negative {_unit(protocol)}" does not show that there is no harm; '
-            "state a non-inferiority margin in the hypothesis, or use more problems or a larger veto level",
+            "register test.non_inferiority with a margin and let a branch ask for non_inferior_cells, or use more "
+            "problems or a larger veto level",
+        )
+
+
+def _margin(protocol: Protocol, n: int) -> Iterable[Finding]:
+    rule = protocol.test.non_inferiority
+    if rule is None:
+        return
+    if not any(b.when and b.when.non_inferior_cells for b in protocol.branches):
+        yield Finding("warning", "branches", "no branch looks at non_inferior_cells, so the margin changes nothing")
+    normal, q = NormalDist(), float(_discordance_of(protocol))
+    # With no true difference the score test is close to a z-test of the difference, whose variance is q/n.
+    least = (normal.inv_cdf(1 - float(rule.alpha)) + normal.inv_cdf(POWER)) * sqrt(q / n)
+    if float(rule.margin) < least:
+        yield Finding(
+            "warning",
+            "test.non_inferiority.margin",
+            f"a candidate that is just as good is shown to be within {points(float(rule.margin))} in fewer than 80 % of "
+            f"studies (n = {n}, {_stated(protocol)}); that takes a margin of {points(least)}, or "
+            f"{ceil(n * (least / float(rule.margin)) ** 2)} problems",
         )
 
 

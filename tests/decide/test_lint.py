@@ -75,11 +75,35 @@ def test_expected_effect_that_cannot_be():
 
 def test_weak_veto():
     weak = protocol(expected_discordance="0.2", expected_effect="0.06", test={"veto": {"alpha": "0.01"}})
-    found = [f for f in lint(weak, 400) if f.field == "test.veto.alpha" and "non-inferiority margin" in f.message]
+    found = [f for f in lint(weak, 400) if f.field == "test.veto.alpha" and "test.non_inferiority" in f.message]
     assert len(found) == 1
     strong = weak.model_copy(update={"test": weak.test.model_copy(update={"veto": weak.test.veto.model_copy(
         update={"alpha": "0.1"})})})  # fmt: skip
     assert not [f for f in lint(strong, 400) if "non-inferiority" in f.message]
+
+
+HELD = [
+    {"name": "A", "when": {"positive_cells": ">=1", "non_inferior_cells": "==1"}, "decision": "adopt"},
+    {"name": "C", "otherwise": True, "decision": "reject"},
+]
+
+
+@pytest.mark.parametrize("margin, n, warned", [("0.05", 1000, False), ("0.05", 400, True), ("0.02", 1000, True)])
+def test_a_margin_that_an_equal_candidate_would_not_reach(margin, n, warned):
+    rule = {"margin": margin, "alpha": "0.05"}
+    study = protocol(branches=HELD, expected_discordance="0.2", test={"non_inferiority": rule})
+    found = [f for f in lint(study, n) if f.field == "test.non_inferiority.margin"]
+    assert bool(found) == warned
+    assert not [f for f in lint(study, n) if f.field == "test.veto.alpha"]
+    if warned:
+        needed = int(found[0].message.split(", or ")[1].split()[0])
+        assert not [f for f in lint(study, needed) if f.field == "test.non_inferiority.margin"]
+
+
+def test_a_margin_that_no_branch_looks_at():
+    rule = {"margin": "0.1", "alpha": "0.05"}
+    found = lint(protocol(test={"non_inferiority": rule}), 1000)
+    assert any("the margin changes nothing" in f.message for f in found)
 
 
 def test_a_protocol_that_ignores_harm():
