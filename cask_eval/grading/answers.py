@@ -116,6 +116,7 @@ _OPEN = {("op", "("): ("op", ")"), ("op", "["): ("op", "]"), ("cmd", "{"): ("cmd
 _OPEN[("cmd", "langle")] = ("cmd", "rangle")
 _CLOSE = {*_OPEN.values()}
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array", "psmallmatrix", "bsmallmatrix"}
+_LINES = {"cases", "aligned", "align", "gathered", "split"}
 _RELATIONS = {("op", "<"): "<", ("op", ">"): ">", ("cmd", "leq"): "<=", ("cmd", "geq"): ">=", ("cmd", "neq"): "!="}
 _RELATIONS[("op", "=")] = "="
 _VAGUE = {"approximately", "approx", "about", "roughly", "exactly", "only", "therefore", "thus", "so", "hence"}
@@ -191,6 +192,8 @@ def read(items: list[Token], depth: int = 0) -> Answer:
         return Words("")
     if depth > 12:
         return Unread("nested too deeply")
+    if len(items) == 1 and items[0].kind in ("word", "text") and (n := units.NUMBERS.get(items[0].value.lower())):
+        return Expression(("num", Fraction(n), False))
     if (words := _words(items)) is not None:
         return words
     for reader in (_matrix, _membership, _joined, _relation, _bracketed, _special):
@@ -256,6 +259,9 @@ def _matrix(items: list[Token], depth: int) -> Answer | None:
     stop = max((k for k, t in enumerate(items) if t.kind == "end"), default=-1)
     before, inner, after = items[:start], items[start + 1 : stop], items[stop + 1 :]
     name = items[start].value
+    if name in _LINES and start == 0 and stop == len(items) - 1:
+        lines = [Token("op", ",") if t[:2] == ("op", "\\\\") else t for t in inner if t[:2] != ("op", "&")]
+        return read(lines, depth + 1)
     if stop < 0 or name not in _MATRICES or any(t.kind in ("env", "end") for t in inner):
         return Unread("an environment")
     if len(before) >= 2 and before[-2][:2] == ("op", "=") and before[-1][:2] in _OPEN:
@@ -440,6 +446,10 @@ def _under(side: list[Token], k: int) -> bool:
     return _is(side[k], "_") or side[k].kind == "num" and any(_is(t, "_") for t in side[max(0, k - 2) : k])
 
 
+def _two_signs(sides: list[list[Token]]) -> bool:
+    return any(t[:2] in (("cmd", "pm"), ("cmd", "mp")) for side in sides for t in side)
+
+
 def _equation(sides: list[list[Token]], depth: int) -> Answer:
     first, last = sides[0], sides[-1]
     name = _name(first)
@@ -454,6 +464,8 @@ def _equation(sides: list[list[Token]], depth: int) -> Answer:
             name = None
     value = read(last, depth + 1) if name is not None else None
     try:
+        if _two_signs(sides):
+            raise Unreadable("two equations in one")
         left, right = parse(first), parse(last)
     except Unreadable as error:
         if value is not None and not isinstance(value, Unread):
@@ -468,6 +480,8 @@ def _equation(sides: list[list[Token]], depth: int) -> Answer:
 
 
 def _inequality(sides: list[list[Token]], relations: list[str]) -> Answer:
+    if _two_signs(sides):
+        return Unread("two relations in one")
     try:
         trees = [parse(_trim(side)) for side in sides]
     except Unreadable as error:
@@ -585,7 +599,7 @@ def _special(items: list[Token], depth: int) -> Answer | None:
             tail = tail[1:-1]
         digits = "".join(t.value for t in head)
         base = "".join(t.value for t in tail if t.value not in ("(", ")")).lower()
-        base = _NUMBER_WORDS.get(base, base)
+        base = str(units.NUMBERS.get(base, base))
         if head[0].kind == "num" and re.fullmatch(r"[0-9A-Za-z]{1,400}", digits) and re.fullmatch(r"[0-9]{1,2}", base):
             if int(base) == 10:
                 return _quantity(head)
@@ -602,11 +616,6 @@ def _special(items: list[Token], depth: int) -> Answer | None:
             return Ratio(tuple(p[0].value for p in parts), suffix)
         return Unread("a colon")
     return None
-
-
-_NUMBER_WORDS = dict(
-    zip("two three four five six seven eight nine ten eleven twelve".split(), map(str, range(2, 13)), strict=True)
-) | {"sixteen": "16"}
 
 
 def _quantity(items: list[Token]) -> Answer:

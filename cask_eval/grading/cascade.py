@@ -13,6 +13,7 @@ from cask_eval.grading import symbolic
 from cask_eval.grading.answers import Answer, Expression, Sequence, Words, read
 from cask_eval.grading.compare import same_answer
 from cask_eval.grading.evaluate import rational
+from cask_eval.grading.expression import FUNCTIONS
 from cask_eval.grading.normalise import Token, tokens
 
 __all__ = ["LONGEST", "Decision", "decide"]
@@ -41,7 +42,7 @@ def exact(gold: str, answer: str, integers: bool = False) -> Decision | None:
         return Decision(False, "none", "the answer is empty")
     if len(gold) > LONGEST or len(answer) > LONGEST:
         same = gold.split() == answer.split()
-        return Decision(same, "identical", "the same text" if same else "too long to look into, and another text")
+        return Decision(same, "length", "the same text" if same else "too long to look into, and another text")
     g, a = tokens(gold), tokens(answer)
     if integers:
         return _integers(g, a)
@@ -71,11 +72,19 @@ def last(gold: str, answer: str) -> Decision:
     if len(gold) > symbolic.LONGEST or len(answer) > symbolic.LONGEST:
         return Decision(False, "guard", "too long for math-verify", failed=True)
     g, a = tokens(gold), tokens(answer)
+    if _prose(a) and not _prose(g):
+        return Decision(False, "words", "a sentence for something else")
     for side, items in (("reference", g), ("answer", a)):
         if why := symbolic.guard(items):
             return Decision(False, "guard", f"the {side} has {why}", failed=True)
     same, why = symbolic.verify(g, a)
     return Decision(same, "math-verify", why)
+
+
+def _prose(items: list[Token]) -> bool:
+    """Whether there are sentences: four words or more of three letters."""
+    words = [w for t in items if t.kind in ("word", "text") for w in t.value.split()]
+    return sum(len(w) > 2 and w.isalpha() and w not in FUNCTIONS for w in words) > 3
 
 
 def _integers(g: list[Token], a: list[Token]) -> Decision:
@@ -92,9 +101,18 @@ def _integers(g: list[Token], a: list[Token]) -> Decision:
 
 
 def _flat(items: list[Token]) -> list[str]:
-    """The tokens with words as words, set as text or not, in lower case where they have two letters or more."""
+    """The tokens with words as words, set as text or not, in lower case where they have two letters or more, and
+    without braces around one letter or digit."""
     out = []
-    for t in items:
+    alone = [
+        k
+        for k in range(len(items) - 2)
+        if items[k][:2] == ("op", "{") and items[k + 2][:2] == ("op", "}") and len(items[k + 1].value) == 1
+    ]
+    dropped = {k for start in alone for k in (start, start + 2)}
+    for k, t in enumerate(items):
+        if k in dropped:
+            continue
         inside = tokens(t.value) if t.kind == "text" else [t]
         out += [f"{u.kind}:{u.value.casefold() if u.kind == 'word' and len(u.value) > 1 else u.value}" for u in inside]
     return out

@@ -218,6 +218,9 @@ class _Reader:
         self.need(opener)
         bars, self.bars = self.bars, 0
         tree = self.sum()
+        if opener == "{" and self.peek()[:2] == ("cmd", "over"):
+            self.at += 1
+            tree = ("div", tree, self.sum())
         self.bars = bars
         self.need(_CLOSERS[opener])
         return tree
@@ -385,7 +388,11 @@ class _Reader:
         name = self.take().value
         two = ("num", Fraction(2), False)
         if name == "frac":
-            return ("div", self.argument(), self.argument())
+            above = self.argument()
+            below = self.argument()
+            if above == ("var", "d") and below[:2] == ("mul", above):
+                raise Unreadable("a derivative")
+            return ("div", above, below)
         if name == "sqrt":
             index = two
             if self.op("["):

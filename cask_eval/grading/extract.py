@@ -96,31 +96,32 @@ def _boxed(text: str) -> tuple[list[_Box], bool]:
     """The balanced boxes that lie in no other, and whether one was begun and none was finished."""
     stack: list[tuple[int, int]] = []  # for every open brace: where its box begins and its content, or (-1, -1)
     found: list[_Box] = []
-    i, n, begun = 0, len(text), False
-    while i < n:
-        c = text[i]
-        if c == "\\":
-            if text.startswith(("boxed", "fbox"), i + 1):
-                if m := _OPENER.match(text, i + 1):
-                    stack.append((i, m.end()))
-                    i, begun = m.end(), True
-                    continue
-                if m := _TOKEN_BOX.match(text, i + 1):
-                    found.append(_Box(i, m.end(), m.group(1).rstrip(".,;:")))
-            i += 2
+    begun = False
+    after = 0
+    for mark in _MARK.finditer(text):
+        i = mark.start()
+        if i < after:
             continue
-        if c == "{":
+        kind = mark.group()
+        if kind == "{":
             stack.append((-1, -1))
-        elif c == "}" and stack:
-            start, content = stack.pop()
+        elif kind == "}":
+            start, content = stack.pop() if stack else (-1, -1)
             if start >= 0:
                 while found and found[-1].start > start:
                     found.pop()
                 found.append(_Box(start, i + 1, text[content:i].strip()))
-        i += 1
+        elif len(kind) > 2:
+            if m := _OPENER.match(text, i + 1):
+                stack.append((i, m.end()))
+                after, begun = m.end(), True
+            elif m := _TOKEN_BOX.match(text, i + 1):
+                found.append(_Box(i, m.end(), m.group(1).rstrip(".,;:")))
     return found, begun and not found
 
 
+#: What the search for boxes stops at; a backslash takes the character behind it along.
+_MARK = re.compile(r"\\(?:boxed|fbox)|\\.|[{}]", re.DOTALL)
 _BETWEEN = re.compile(r"(?:[\s$,;~.]|\\(?:quad|qquad|[,;: ()\[\]])|\\text(?=\{)|[{}]|and\b|or\b){0,40}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MULTIPLIERS", "canonical_unit", "is_word_unit"]
+__all__ = ["KNOWN_BARE", "MULTIPLIERS", "NUMBERS", "canonical_unit", "is_word_unit"]
 
 _NAMES = {
     "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm decimeter decimetre",
@@ -31,6 +31,14 @@ _SHORT = {name for name in _UNITS if len(name) == 1 and name.isalpha()}
 #: Two letters and more that are units even outside \text, right behind a number.
 KNOWN_BARE = {u for u in _UNITS if len(u) >= 2} - {"pt", "one"}
 
+#: Numbers that are written as one word.
+NUMBERS = {
+    word: n
+    for n, word in enumerate(
+        "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split(), 1
+    )
+} | dict(zip("thirty forty fifty sixty seventy eighty ninety".split(), range(30, 100, 10), strict=True))  # fmt: skip
 MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # Words that make something else of what stands before them than a number with its unit.

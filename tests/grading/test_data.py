@@ -78,7 +78,8 @@ def test_derived_pairs_of_written_examples(grader):
     """The same where the data sets are not at hand."""
     golds = [
         "17", "-4", "1250", "10080", r"\frac{3}{8}", r"-\frac{7}{12}", "0.125", r"\frac{25}{4}", "90^\\circ",
-        r"\text{north}", r"\text{(D)}", "132_5", r"5\sqrt{6}", "(2, -7)", r"\left(\frac{1}{2}, 4\right)", "3, -9", "(0,6]",
+        r"\text{north}", r"\text{(D)}", "132_5", r"5\sqrt{6}", "(2, -7)", r"\left(\frac{1}{2}, 4\right)", "3, -9",
+        "(0,6]",
         "4x^2 + 3x - 1", r"\begin{pmatrix} 2 \\ -9 \\ 4 \end{pmatrix}", "y = 4x - 5", r"(-\infty, 5]",
     ]  # fmt: skip
     made = pairs(golds)

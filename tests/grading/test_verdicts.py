@@ -62,7 +62,8 @@ EQUAL = {
         "2,1"),
     ],
     "words": [
-        (r"\text{east}", "East"), (r"\text{Evelyn}", "evelyn."), (r"\text{(C)}", "C"), ("C", "(C) ellipse"), ("C", "c"),
+        (r"\text{east}", "East"), (r"\text{Evelyn}", "evelyn."), (r"\text{(C)}", "C"),
+        ("7", "seven"), ("C", "(C) ellipse"), ("C", "c"),
         (r"\text{June 5}", "June 5"), (r"\emptyset", "no solution"), (r"\emptyset", r"\{\}"), ("A", r"\textbf{(A)}\ 5"),
     ],
     "base, ratio": [("52_8", "52_{8}"), (r"4210_{5}", "4210_5"), ("5:30", "5:30 PM"), ("16:9", r"\frac{16}{9}")],
@@ -125,8 +126,9 @@ def test_math_verify_is_overruled_where_it_is_too_generous():
     assert not symbolic.verify(tokens("52_8"), tokens("52_9"))[0]
 
 
-#: sha256 over the verdicts of every pair above. Another value is another grader: raise the number in VERSION.
-CORPUS = ("cask-grade/1", "")
+#: sha256 over the verdicts of every pair above. Another value with the same pairs is another grader: raise the number
+#: in VERSION. With more pairs it is a larger corpus.
+CORPUS = ("cask-grade/1", "b86ebb30d892d633b2b5043daeb826a64710dd562f1a0edff8bb074755ed931a")
 
 
 def test_a_change_of_behaviour_changes_the_version():
