@@ -147,6 +147,7 @@ def _hash(text: str) -> Found | None:
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _ANNOUNCED = re.compile(r"answers?(?:\*\*)?(?: (?:is|are)|:| =|(?:\*\*)?:)(?:\*\*)?(?![a-z])")
 _ASIDE = ("i hope it is correct", "i hope this is correct", "i hope it's correct")
+_CLAUSE = re.compile(r",? (?:which|because|since)\b")
 _SENTENCE = re.compile(r"[.!?](?=\s)")
 _CLOSERS = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 
@@ -175,8 +176,10 @@ def _anchor(text: str) -> Found | None:
     if stop := _SENTENCE.search(line):
         line = line[: stop.start()]
     line = line.strip(" \t\r*").rstrip(".")
-    # The answer is: the largest n is 34.
-    if (at := line.rfind(" is ")) > 0:
+    # The answer is 5, which is odd. The answer is: the largest n is 34.
+    if clause := _CLAUSE.search(line):
+        line = line[: clause.start()]
+    if (at := line.rfind(" is ")) > 0 and not re.search(r"[0-9]", line[:at]):
         line = line[at + 4 :]
     return _something(line)
 

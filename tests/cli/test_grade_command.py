@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from cask_eval import cli
-from cask_eval.grading import VERSION
+from cask_eval.cli.grade import RULES
+from cask_eval.grading import VERSION, ExtractionRule
 
 
 @pytest.fixture
@@ -74,6 +75,10 @@ def test_a_line_per_pair_for_people(run):
 def test_what_is_wrong_with_a_file_is_said_with_its_place(run, lines, message):
     code, out, err = run("pairs.jsonl", lines=lines)
     assert code == 2 and not out and message in err
+
+
+def test_every_rule_of_the_grader_can_be_asked_for():
+    assert list(RULES) == list(ExtractionRule)
 
 
 def test_an_empty_file_has_nothing_to_grade(run):

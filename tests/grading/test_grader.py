@@ -52,6 +52,8 @@ def boxed(text: str) -> str:
         (r"Final Answer: The final answer is $\frac{1}{2}$. I hope it is correct.", "final", r"\frac{1}{2}", "anchor"),
         ("**Answer:** 42\nmore", "final", "42", "anchor"),
         ("Final Answer: The largest $n$ is 34.", "final", "34", "anchor"),
+        ("So the answer is 5, which is the largest.", "final", "5", "anchor"),
+        ("The answer is $18.", "final", "$18", "anchor"),
         (r"\frac{1}{2}", "answer", r"\frac{1}{2}", "whole"),
         ("We find that $x < 3$.", "answer", "x < 3", "formula"),
         (r"\boxed{1} and \boxed{2}", "answer", "1, 2", "boxed"),
