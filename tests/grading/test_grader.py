@@ -83,7 +83,7 @@ HOSTILE = {
     "factorial of a power": boxed("(10^{10})!"), "braces": "{" * 100_000, "boxes": r"\boxed{" * 20_000,
     "closed braces": r"\boxed{" + "{" * 50_000 + "}" * 50_000 + "}", "nested boxes": r"\boxed{" * 500 + "4" + "}" * 500,
     "parentheses": boxed("(" * 1_500 + "4" + ")" * 1_500), "inline maths": r"\( " * 30_000, "dollars": "$ " * 50_000,
-    "python": boxed("__import__('os').system('touch /tmp/x')"), "input": boxed(r"\input{/etc/passwd}"),
+    "python": boxed("__import__('os').system('echo 5')"), "input": boxed(r"\input{/etc/passwd}"),
     "write": boxed(r"\immediate\write18{ls}"), "matrix": boxed(r"\begin{pmatrix}" + "1 & " * 900 + r"\end{pmatrix}"),
     "huge matrix": r"\boxed{\begin{pmatrix}" + (r"1 & 2 \\" * 9_000) + r"\end{pmatrix}}", "digits": boxed("7" * 3_000),
     "long output": "7" * 1_000_000, "nan": boxed("NaN"), "infinity": boxed(r"\infty"), "empty": boxed(""), "none": "",
