@@ -54,7 +54,7 @@ def beside(document: AnalysisDocument) -> list[Beside]:
 def _differences(cells: list[CellResult]) -> list[list[int]]:
     """[cells, problems] K·d over the problems on which any comparison differs; the others flip to themselves."""
     flips = [{f.problem: f.candidate - f.baseline for f in c.flips} for c in cells]
-    problems = sorted({problem for found in flips for problem in found})
+    problems = sorted({problem for found in flips for problem in found}) or [""]  # none differs anywhere: 0 of one
     return [[found.get(problem, 0) for problem in problems] for found in flips]
 
 

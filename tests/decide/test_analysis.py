@@ -507,3 +507,8 @@ def test_procedures_beside_the_registered_one():
     assert first.detects == mde(12, 7 / 12, 0.025)
     void = run(protocol(budgets=(16, 32)), both("m/b16", "01", "11"), 2)
     assert beside(void)[1].adjusted == {"bonferroni": 1.0, "holm": 1.0, "max_t": 1.0}
+
+
+def test_arms_that_never_differ_have_numbers_beside_too():
+    found = run(protocol(budgets=(16, 32)), both("m/b16", "01", "01") + both("m/b32", "11", "11"), 2)
+    assert [b.adjusted for b in beside(found)] == [{"bonferroni": 1.0, "holm": 1.0, "max_t": 1.0}] * 2
