@@ -353,7 +353,7 @@ class Author:
         self.write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
 
         controls = {
-            cell.name: {"random": matched_arm(protocol, cell, "random", "", *baseline[cell.name])}
+            cell.name: {c.name: matched_arm(protocol, cell, c.name, "", *baseline[cell.name]) for c in protocol.controls}
             for cell in protocol.cells
         }
         found = selection.select(protocol, dev.read(), PROBLEMS["dev"])
