@@ -6,9 +6,9 @@ First, one sample per problem: exact sizes over the discordance, by full enumera
 null is the weak one, p10 = p01; with one sample it is the strong one too.
 
 Then several samples, by simulation with standard errors. Strong null: both arms have the same chances on every problem,
-so that signs are exchangeable. Weak null: effects that differ from problem to problem and cancel on average. They cancel
-in two ways: symmetrically, and askew, where a few problems lose much and many win a little; there no sign test is
-exact. `naive` resamples problem × sample rows as if they were independent, which is what not to do.
+so that signs are exchangeable. Weak null: effects differ from problem to problem and cancel on average, symmetrically
+or askew: few problems lose much and many win a little, so that no sign test is exact. `naive` resamples rows of problem
+× sample as if they were independent, which is what not to do.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from cask_eval.stats.pairs import Pairs
 from cask_eval.stats.procedures import BINARY_ONLY, PROCEDURES, fewest_discordant, p_values
 
 
-def test_a_protocol_can_register_only_these():
+def test_a_protocol_can_register_exactly_these():
     fields = RegisteredTest.model_fields
-    assert set(get_args(fields["procedure"].annotation)) <= set(PROCEDURES)
-    assert set(get_args(fields["correction"].annotation)) <= set(CORRECTIONS)
+    assert set(get_args(fields["procedure"].annotation)) == set(PROCEDURES)
+    # max_t corrects differences, the others p-values.
+    assert set(get_args(fields["correction"].annotation)) == {*CORRECTIONS, "max_t"}
 
 
 def test_several_samples_leave_only_what_applies():
