@@ -45,14 +45,13 @@ class Spent:
 def manifests(space: Workspace, events: Sequence[Event], study: str) -> dict[tuple[str, Role], Manifest]:
     """The splits of the ledger's other studies, as far as they are here and are what was registered."""
     found: dict[tuple[str, Role], Manifest] = {}
-    read: dict[tuple[str, str], Manifest | None] = {}
+    read: dict[str, tuple[Manifest, str] | None] = {}  # by path: a ledger may name one file any number of times
     for name, state in studies(events).items():
         for role, lock in (state.register[1].splits if state.register and name != study else {}).items():
-            where = (lock.path, lock.digest)
-            if where not in read:
-                read[where] = _read(space, *where)
-            if manifest := read[where]:
-                found[name, role] = manifest
+            if lock.path not in read:
+                read[lock.path] = _read(space, lock.path)
+            if (here := read[lock.path]) and here[1] == lock.digest:
+                found[name, role] = here[0]
     return found
 
 
@@ -82,13 +81,13 @@ def spent(
     return out
 
 
-def _read(space: Workspace, rel: str, locked: str) -> Manifest | None:
-    """Another study's manifest. What is wrong with it is that study's fault, not this one's."""
+def _read(space: Workspace, rel: str) -> tuple[Manifest, str] | None:
+    """Another study's manifest and its digest. What is wrong with it is that study's fault, not this one's."""
     try:
         path = space.resolve(rel)
         if path.is_file() and path.stat().st_size <= MAX_MANIFEST:
             manifest = Manifest.model_validate(loads(path.read_bytes()))
-            return manifest if manifest.digest() == locked else None
+            return manifest, manifest.digest()
     except (OSError, RuntimeError, ValueError, CaskError):
         pass
     return None

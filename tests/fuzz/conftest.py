@@ -4,21 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from simulator import build
-
-settings.register_profile(
-    "fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
-)
-
-
-@pytest.fixture(autouse=True)
-def _profile():
-    before = settings.default
-    settings.load_profile("fuzz")
-    yield
-    settings.register_profile("before", before)
-    settings.load_profile("before")
 
 
 @pytest.fixture(scope="session")

@@ -285,18 +285,28 @@ def test_ledgers_of_many_events(root, tmp_path):
         return signed(forger)
 
     close = next(e for e in honest if e["event"] == "records")
-    others = [{**honest[0], "study": f"s{i}", "time": honest[-1]["time"]} for i in range(300)]
-    for i, other in enumerate(others):
-        payload = json.loads(json.dumps(other["payload"]))
-        payload["splits"]["dev"]["digest"] = digest(i)
-        payload["splits"]["heldout"]["digest"] = digest(-i)
-        other["payload"] = payload
     contents = {
         "sessions": more([*honest[:5], *[close] * 3000, *honest[5:]]),
         "registrations": more([*honest, *[{**honest[0], "time": honest[-1]["time"]}] * 2000]),
         "analyses": more([*honest, *[honest[-1]] * 3000]),
     }
     failed(verdicts(root, "prereg/ledger.jsonl", contents, tmp_path), seconds=30)
+
+
+def test_a_ledger_of_many_studies(root, tmp_path):
+    """They all name one large split, each with another digest, and come to nothing; this study is none of them."""
+    forger = Forger(root)
+    items = forger.manifests["dev"]["items"] * 200
+    (root / "splits/large.json").write_bytes(json.dumps({**forger.manifests["dev"], "items": items}).encode())
+    honest = json.dumps(forger.events[0])
+    for i in range(1500):
+        other = {**json.loads(honest), "study": f"s{i}", "time": forger.events[-1]["time"]}
+        for lock in other["payload"]["splits"].values():
+            lock.update(digest=digest(i), path="splits/large.json")
+        forger.events.append(other)
+    found = verdicts(root, "prereg/ledger.jsonl", {"studies": signed(forger)}, tmp_path)
+    code, said, took, grown = found["studies"]
+    assert code == 0 and took < 10 and grown < 300, found
 
 
 def numbers(root: Path, path: tuple[str, ...], value: object) -> bytes:
