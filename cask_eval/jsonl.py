@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,44 +64,79 @@ def packed(path: Path) -> Path:
 def read_either(path: Path) -> Lines:
     """`split` of a file or of its packed form. Raises RecordError as `pieces`, and when both are there."""
     if not packed(path).exists():
-        return read(path)
+        found = read(path)
+        # It may have been packed between the two looks.
+        if found.lines or not packed(path).exists():
+            return found
     if path.exists():
-        raise RecordError(f"{path} and {packed(path).name} are both there; keep the one you trust")
+        raise RecordError(
+            f"{path} and {packed(path).name} are both there; `cask-eval pack` removes the plain one if they agree"
+        )
+    return read_packed(path)
+
+
+def read_packed(path: Path) -> Lines:
+    """`split` of the packed form of a file. Raises RecordError as `pieces`."""
     return split(b"".join(pieces(packed(path))))
 
 
 def pieces(path: Path) -> Iterator[bytes]:
-    """What a packed file holds, at most 1 MiB at a time. Raises RecordError when it is damaged or incomplete."""
+    """What a file holds, unpacked where it is a packed one, at most 1 MiB at a time. Raises RecordError when it is
+    damaged or incomplete."""
     try:
-        with gzip.open(path, "rb") as f:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f:
             while piece := f.read(1 << 20):
                 yield piece
     except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"{path}: cannot be unpacked: {error}") from None
+        raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
 def pack(path: Path) -> None:
     """Replace a file that is complete by its packed form. That one is whole and on disk before the plain one goes."""
-    part = path.with_name(path.name + ".gz.part")
-    with open(part, "wb") as f:
-        f.write(_gzip(path.read_bytes()))
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, packed(path))
-    sync_folder(path.parent)
+    replace(packed(path), _gzip(path.read_bytes()))
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file for good."""
     path.unlink()
     sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Write `data` behind the last line and return when the disk has it."""
+    """Write `data` behind the last line and return when the disk has it. When the system refuses, which raises OSError
+    with the file's name, the file is left as it was."""
     created = not path.exists()
-    with open(path, "ab") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
+    size = 0 if created else path.stat().st_size
+    try:
+        with open(path, "ab") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink() if created else os.truncate(path, size)
+        error.filename = error.filename or str(path)
+        raise
     if created:
         sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put a whole file in the place of what was there: whoever looks sees the one or the other, also after a crash."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(draft, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        error.filename = error.filename or str(path)
+        raise
+    sync_folder(path.parent)
 
 
 def repair(path: Path) -> bytes:

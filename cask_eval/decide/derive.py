@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from cask_eval import jsonl
 from cask_eval.canonical import digest
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
@@ -37,15 +38,16 @@ def derive(space: Workspace, name: str) -> AnalysisDocument:
         label=state.label,
     )
     content = document.model_dump(mode="json")
-    if state.analysis is None:
-        payload = Analysis(digest=digest(content), branch=document.branch, decision=document.decision)
-        ledger.append(name, "analysis", payload, allow=guard(name, "analysis"))
-    elif state.analysis[1].digest != digest(content):
+    if state.analysis and state.analysis[1].digest != digest(content):
         raise DriftError(
             f"the analysis of {name} now has digest {digest(content)}, the ledger holds "
             f"{state.analysis[1].digest}; something was changed after the first analysis"
         )
     path = space.analysis(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    # The file first: when a crash comes between, the study is one that waits for its analysis.
+    jsonl.replace(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    if state.analysis is None:
+        payload = Analysis(digest=digest(content), branch=document.branch, decision=document.decision)
+        ledger.append(name, "analysis", payload, allow=guard(name, "analysis"))
     return document

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cask_eval import jsonl
 from cask_eval.report.data import Check, ReportData, gather
 
 __all__ = ["Check", "ReportData", "gather", "write"]
@@ -19,6 +20,6 @@ def write(data: ReportData, folder: Path) -> dict[str, Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"html": folder / "report.html", "markdown": folder / "report.md"}
-    paths["html"].write_text(html.render(data), encoding="utf-8", newline="\n")
-    paths["markdown"].write_text(markdown.render(data), encoding="utf-8", newline="\n")
+    jsonl.replace(paths["html"], html.render(data).encode())
+    jsonl.replace(paths["markdown"], markdown.render(data).encode())
     return paths
