@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cask_eval import jsonl
 from cask_eval.canonical import canonical, loads, merkle_root
-from cask_eval.errors import RecordError, StateError
+from cask_eval.errors import DriftError, RecordError, StateError
 from cask_eval.fields import first_fault
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.protocol.keys import Key
@@ -33,7 +33,9 @@ class RecordStore:
     def read(self) -> Iterator[Record]:
         """The records in file order. Raises RecordError naming the line that is no record or repeats a key, and when
         the packed form is damaged or is there beside the plain one."""
-        found = jsonl.read_either(self.path)
+        return self._records(jsonl.read_either(self.path))
+
+    def _records(self, found: jsonl.Lines) -> Iterator[Record]:
         seen: dict[Key, int] = {}
         for number, line in enumerate(found.lines, 1):
             record = parse(line, f"{self.path}:{number}")
@@ -56,6 +58,22 @@ class RecordStore:
 
         Raises StateError when another process has the file or when it is packed, RecordError when it is damaged.
         """
+        with self._taken():
+            try:
+                if jsonl.packed(self.path).exists():
+                    raise StateError(
+                        f"{jsonl.packed(self.path)} is packed: its study is closed and takes no more records"
+                    )
+                self.torn = jsonl.repair(self.path)
+                if self.torn:
+                    log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))
+                self._keys = {record.key for record in self.read()}
+                yield self
+            finally:
+                self._keys = None
+
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(self.path) + ".lock")
         try:
@@ -63,15 +81,8 @@ class RecordStore:
         except Timeout:
             raise StateError(f"{self.path}: another process is writing these records; wait for it to end") from None
         try:
-            if jsonl.packed(self.path).exists():
-                raise StateError(f"{jsonl.packed(self.path)} is packed: its study is closed and takes no more records")
-            self.torn = jsonl.repair(self.path)
-            if self.torn:
-                log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))
-            self._keys = {record.key for record in self.read()}
-            yield self
+            yield
         finally:
-            self._keys = None
             lock.release()
 
     @property
@@ -98,6 +109,33 @@ class RecordStore:
     def commit(self, root: Path) -> RecordsCommit:
         """Count and Merkle root of the records; `root` is the workspace. Raises RecordError."""
         return commit(self.read(), self.path.resolve().relative_to(Path(root).resolve()).as_posix())
+
+    def pack(self, committed: RecordsCommit) -> bool:
+        """Replace the plain form by the packed one; False when that was done before. An earlier attempt that was cut
+        off before the plain one was removed is finished.
+
+        Raises DriftError when what is there is not what was `committed`, RecordError when it is damaged, StateError
+        when another process has the file.
+        """
+        with self._taken():
+            packed = jsonl.packed(self.path)
+            plain = jsonl.read(self.path) if self.path.exists() else None
+            before = jsonl.read_packed(self.path) if packed.exists() else None
+            if plain is None and before is None:
+                raise DriftError(f"{self.path} is not there; restore it before it is packed")
+            for path, found, other in ((self.path, plain, before), (packed, before, plain)):
+                if found is not None and commit(self._records(found), committed.path) != committed:
+                    remedy = "remove it and pack again" if other else "restore it before it is packed"
+                    raise DriftError(f"{path} is not what the ledger commits to; {remedy}")
+            if plain is None:
+                return False
+            if before is None:
+                jsonl.pack(self.path)
+            elif before.lines != plain.lines:
+                raise DriftError(f"{self.path} and {packed.name} differ in their measures; keep the one you trust")
+            else:
+                jsonl.remove(self.path)
+            return True
 
 
 def parse(line: bytes, where: str) -> Record:
