@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 
 import click
 
@@ -17,6 +19,9 @@ INTERNAL = 70
 
 # What a shell reports of a program that wrote into a closed pipe.
 BROKEN_PIPE = 141
+
+# What a shell reports of a program that a signal has ended.
+INTERRUPTED, TERMINATED = 130, 143
 
 COMMANDS = {
     "init": "Write an example protocol and its splits into a new workspace.",
@@ -103,6 +108,8 @@ def cli(ctx: click.Context, folder: str) -> None:
 def main() -> None:
     """Entry point: typed errors become one message and their exit code, anything else is our fault."""
     try:
+        with suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, _terminate)
         sys.exit(cli.main(standalone_mode=False) or 0)
     except CaskError as error:
         click.echo(f"error: {error}", err=True)
@@ -114,7 +121,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; finished trials are kept, `cask-eval status` says how to go on", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except _Terminated:
+        click.echo("terminated; finished trials are kept, `cask-eval status` says how to go on", err=True)
+        sys.exit(TERMINATED)
     except OSError as error:
         click.echo(f"error: {_place(error)}; check that the path is right, writable and not full", err=True)
         sys.exit(USAGE)
@@ -122,6 +132,15 @@ def main() -> None:
         traceback.print_exc()
         click.echo("this is a fault in cask-eval itself; nothing finished was lost", err=True)
         sys.exit(INTERNAL)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: a batch system or a machine that shuts down wants us to end."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would only disturb the end
+    raise _Terminated
 
 
 def _place(error: OSError) -> str:

@@ -106,6 +106,10 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
     grounds = tuning.grounds(study, registered.models, device)
     bench = Bench(study, event.hash, state.seed_root(), device, slots)
     with RecordStore(workspace.records(name, "dev", state.revision)).open() as store:
+        # Another process may have tuned meanwhile; while the records are held none can.
+        events = ledger.events()
+        state = StudyState.of(events, name)
+        guard(name, "dev_run" if state.dev_run is None else "select", event.hash)(events)
         if state.dev_run is None:
             expected = dev_keys(protocol, ids)
             # How many budgets a search will try is not known; its trials show as tokens only.
@@ -198,6 +202,10 @@ def confirm(
     survivors = state.select[1].survivors
     expected = expected_keys(study.protocol, [p.id for p in study.heldout.problems], survivors)
     with RecordStore(workspace.records(name, "heldout")).open() as store:
+        # Another process may have begun, or ended, the run meanwhile; while the records are held none can.
+        before, (state, _) = state, consumption(workspace, name)
+        if (state.register, state.select) != (before.register, before.select):
+            raise StateError(f"study {name!r} was amended while this ran; look at `cask-eval status {name}`")
         session = 1
         if state.consume is None:
             payload = Consume(

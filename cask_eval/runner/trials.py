@@ -59,7 +59,7 @@ class Bench:
         )
 
     def run(self, batch: Batch, done: set, save: Callable[[list[Record]], None], progress: Progress) -> None:
-        """Run what is not in `done`; records reach `save` in small groups as trials finish, also when interrupted."""
+        """Run what is not in `done`; each record reaches `save` as its trial finishes."""
         study = self.study
         model = next(m for m in study.protocol.models if m.name == batch.cell.model)
         decoder, tokenizer = models.loaded(model, study.workspace, self.device)
@@ -90,24 +90,10 @@ class Bench:
         lengths = {r.key: len(r.prompt_ids) for r in requests}
         policy = self.policy(model, decoder, tokenizer, batch.choice)
         schedule = policy.schedule(batch.choice.schedule.budget)
-        buffer: list[Record] = []
-
-        def flush() -> None:
-            # Emptied first: an interrupt that reaches `save` may find the records on disk already, and saving them
-            # twice would damage the file. A trial that was lost is run again.
-            nonlocal buffer
-            group, buffer = buffer, []
-            if group:
-                save(group)
-
-        try:
-            for result in self._trials(decoder, requests, policy, schedule, sampling):
-                buffer.append(self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, result))
-                progress(1, buffer[-1].output_tokens)
-                if len(buffer) >= 32:
-                    flush()
-        finally:
-            flush()
+        for result in self._trials(decoder, requests, policy, schedule, sampling):
+            record = self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, result)
+            save([record])
+            progress(1, record.output_tokens)
 
     def _trials(self, decoder, requests, policy, schedule, sampling) -> Iterator[_Chains | _Fault]:
         """One result a trial: the outcomes of all its chains, or the fault of the first that broke."""
