@@ -24,7 +24,7 @@ MAX_OBJECTS = 100_000
 MAX_INTEGER = 2**53 - 1
 
 _AS_ZERO = bytes.maketrans(b"0123456789", b"0" * 10)
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def canonical(value: Any) -> bytes:
@@ -111,12 +111,12 @@ def loads(data: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
     except UnicodeEncodeError:
-        raise ValueError("half of a \\u pair stands alone") from None
+        raise ValueError("half of a pair of surrogates stands alone") from None
 
 
 def _many_digits(text: str) -> bool:
     """Whether sixteen digits stand in a row. A regular expression for that takes longer than all of the parsing."""
-    return b"0" * 16 in text.encode(errors="replace").translate(_AS_ZERO)
+    return b"0" * 16 in text.encode().translate(_AS_ZERO)
 
 
 def _small(token: str) -> int:
