@@ -68,7 +68,17 @@ def digest_tree(root: Path, suffixes: Sequence[str] = (".py",)) -> str:
 def merkle_root(leaves: Iterable[bytes]) -> str:
     """Merkle tree hash of RFC 6962 §2.1: leaves and nodes hashed under different prefixes, so neither passes for
     the other."""
-    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    return merkle_root_of(map(leaf_hash, leaves))
+
+
+def leaf_hash(leaf: bytes) -> bytes:
+    """What a leaf is worth to `merkle_root`: 32 bytes that stand for it."""
+    return hashlib.sha256(b"\x00" + leaf).digest()
+
+
+def merkle_root_of(hashes: Iterable[bytes]) -> str:
+    """`merkle_root` of leaves of which only the hashes were kept."""
+    level = list(hashes)
     if not level:
         return "sha256:" + hashlib.sha256(b"").hexdigest()
 

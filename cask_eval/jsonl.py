@@ -83,12 +83,13 @@ def read_packed(path: Path) -> Lines:
 def pieces(path: Path) -> Iterator[bytes]:
     """What a file holds, unpacked where it is a packed one, at most 1 MiB at a time. Raises RecordError when it is
     damaged or incomplete."""
+    is_packed = path.suffix == ".gz"
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f:
+        with (gzip.open if is_packed else open)(path, "rb") as f:
             while piece := f.read(1 << 20):
                 yield piece
     except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        raise RecordError(f"{path}: cannot be {'unpacked' if is_packed else 'read'}: {error}") from None
 
 
 def pack(path: Path) -> None:

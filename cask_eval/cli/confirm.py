@@ -135,8 +135,11 @@ def consume(
 def _refuse_spent(space: Workspace, events: list, state) -> None:
     """Raises ConsumedError when another study had run these problems before this one was registered."""
     from cask_eval.ledger.lineage import manifests, spent
+    from cask_eval.ledger.state import studies
     from cask_eval.splits.store import read
 
+    if len(studies(events)) == 1:
+        return
     heldout = read(space.resolve(state.register[1].splits["heldout"].path))
     others = spent(events, state, heldout, manifests(space, events, state.study))
     if early := [other.text(len(heldout.items)) for other in others if other.early and other.shared]:

@@ -20,7 +20,8 @@ from cask_eval.workspace import Workspace
 
 def derive(space: Workspace, name: str) -> AnalysisDocument:
     """Analyse a closed study and write analysis.json. A second analysis must equal the first, unless an amendment lies
-    between them; the file is written again, so that a lost one can be restored. Raises DriftError when records or result differ from the ledger's."""
+    between them; the file is written again, so that a lost one can be restored. Raises DriftError when records or
+    result differ from the ledger's."""
     ledger = Ledger(space.ledger)
     events = ledger.events()
     state = StudyState.of(events, name)

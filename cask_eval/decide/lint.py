@@ -233,8 +233,8 @@ def _margin(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "test.non_inferiority.margin",
-            f"a candidate that is just as good is shown to be within {points(float(rule.margin))} in fewer than 80 % of "
-            f"studies (n = {n}, {_stated(protocol)}); that takes a margin of {points(least)}, or "
+            f"a candidate that is just as good is shown to be within {points(float(rule.margin))} in fewer than 80 % "
+            f"of studies (n = {n}, {_stated(protocol)}); that takes a margin of {points(least)}, or "
             f"{ceil(n * (least / float(rule.margin)) ** 2)} problems",
         )
 

@@ -38,17 +38,21 @@ class Caches:
     footprint: Footprint | None
 
     @cached_property
+    def judged(self) -> dict[int, str | None]:
+        """id of an account → what is wrong with it. Trials of equal lengths may share one account."""
+        distinct = {id(a): a for several in self.accounts.values() for a in several}
+        return {i: fault(a, self.footprint) for i, a in distinct.items()}
+
+    @cached_property
     def faults(self) -> list[str]:
         """One line per account that contradicts itself."""
-        named = ((p, fault(a, self.footprint)) for p, several in self.accounts.items() for a in several)
+        named = ((p, self.judged[id(a)]) for p, several in self.accounts.items() for a in several)
         return [f"{p}: {found}" for p, found in named if found]
 
     @cached_property
     def sound(self) -> dict[str, list[Residency]]:
         """The accounts without a fault."""
-        if not self.faults:
-            return {p: list(several) for p, several in self.accounts.items()}
-        return {p: [a for a in several if not fault(a, self.footprint)] for p, several in self.accounts.items()}
+        return {p: [a for a in several if not self.judged[id(a)]] for p, several in self.accounts.items()}
 
     @cached_property
     def every(self) -> list[Residency]:
@@ -57,7 +61,9 @@ class Caches:
     @cached_property
     def means(self) -> dict[str, Fraction]:
         """C_x of each problem whose samples all left a sound account, averaged over the samples."""
-        return {p: mean([a.mean for a in several]) for p, several in self.sound.items() if len(several) == self.samples}
+        own = {id(a): a.mean for a in self.every}
+        whole = {p: several for p, several in self.sound.items() if len(several) == self.samples}
+        return {p: mean([own[id(a)] for a in several]) for p, several in whole.items()}
 
     @property
     def peak(self) -> Fraction:

@@ -44,7 +44,8 @@ class ResidencyRecord(Strict):
     peak_bytes: Count
 
     def account(self) -> Residency:
-        return Residency.from_json(self.model_dump())
+        own = {name: getattr(self, name) for name in type(self).model_fields if name != "events"}
+        return Residency(**own, events=[(step, before, after) for step, before, after in self.events])
 
 
 class RegionsRecord(Strict):
@@ -120,7 +121,8 @@ class Record(Strict):
         """The residency account, with those of the chains in it; None for a failed trial."""
         if self.residency is None:
             return None
-        return replace(self.residency.account(), chains=[chain.residency.account() for chain in self.chains])
+        own = self.residency.account()
+        return replace(own, chains=[c.residency.account() for c in self.chains]) if self.chains else own
 
     @property
     def key(self) -> tuple[str, str, str, str, str, int]:

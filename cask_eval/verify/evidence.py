@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from cask_eval import jsonl
-from cask_eval.canonical import digest, digest_bytes, loads
+from cask_eval.canonical import digest, digest_bytes, leaf_hash, loads
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError, RecordError, StateError
@@ -29,7 +29,7 @@ from cask_eval.ledger.state import Label, StudyState
 from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import yaml
 from cask_eval.protocol.model import Protocol
-from cask_eval.records.model import Record
+from cask_eval.records.model import Record, ResidencyRecord
 from cask_eval.records.store import evidence_of, line_of, parse
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import registry
@@ -43,18 +43,21 @@ MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
 MAX_PROBLEMS = 10_000
 MAX_FAULTS = 10_000
+# Records beyond those that the ledger commits to which are read all the same, to say how many they are.
+SPARE = 10_000
 
 Role = Literal["dev", "heldout"]
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A records file. `leaves` are what is committed to of each record (`records.store.evidence_of`); `faults` are
-    lines that are no records or not in canonical form; `torn` is an incomplete last line."""
+    """A records file. `hashes` stand for what is committed to of each record (`canonical.leaf_hash` of
+    `records.store.evidence_of`); `faults` are lines that are no records or not in canonical form; `torn` says that the
+    last line is incomplete."""
 
     path: str
     records: tuple[Record, ...]
-    leaves: tuple[bytes, ...]
+    hashes: tuple[bytes, ...]
     faults: tuple[str, ...]
     torn: bool
 
@@ -309,60 +312,35 @@ class _Loader:
         if committed is None:
             self.absent[role] = f"the ledger commits to no {role} records"
             return None
-        rel = committed.path
         try:
-            if packed := self.packed(rel):
-                return self.parsed_records(rel, self.unpacked(packed, committed.count), torn=False)
-        except (OSError, RuntimeError, CaskError) as error:
+            path = self.either(committed.path)
+            if not path.is_file():
+                self.absent[role] = f"{committed.path} is not there"
+                return None
+            return self.parsed_records(committed.path, _Lines(path, self.workspace.root, committed.count))
+        except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[role] = str(error)
             self.faults.append(str(error))
             return None
-        data = self.stored(rel, role, MAX_FILE)
-        if data is None:
-            return None
-        found = jsonl.split(data)
-        return self.parsed_records(rel, self.bounded(found.lines, rel), bool(found.torn))
 
-    def packed(self, rel: str) -> Path | None:
-        """The packed form of a records file, if that is what is there. Raises CaskError when the plain one is too."""
-        plain = self.workspace.resolve(rel)
-        packed = self.workspace.resolve(f"{rel}.gz")
+    def either(self, rel: str) -> Path:
+        """A records file or its packed form. Raises CaskError when both are there."""
+        plain, packed = self.workspace.resolve(rel), self.workspace.resolve(f"{rel}.gz")
         if not os.path.lexists(packed):
-            return None
+            return plain
         if os.path.lexists(plain):
             raise CaskError(f"{rel} is there, and so is {packed.name}; one of them must go")
         return packed
 
-    def unpacked(self, path: Path, count: int) -> Iterator[bytes]:
-        """The lines of a packed file. A few bytes can unpack to any number, so they are read piece by piece, and no
-        further than to the first thing that a file as committed does not have. Raises RecordError there."""
-        where = path.relative_to(self.workspace.root).as_posix()
-        size, given, rest = 0, 0, b""
-        for piece in jsonl.pieces(path):
-            size += len(piece)
-            *lines, rest = (rest + piece).split(b"\n")
-            if size > MAX_FILE:
-                raise RecordError(f"{where}: unpacks to more than {MAX_FILE} bytes")
-            for line in (*lines, rest):
-                if len(line) > MAX_LINE:
-                    raise RecordError(f"{where}:{given + 1}: unpacks to a line of more than {MAX_LINE} bytes")
-            given += len(lines)
-            if given > count:
-                raise RecordError(f"{where}: unpacks to more than the {count} records that the ledger commits to")
-            yield from (line.removesuffix(b"\r") for line in lines)
-        last = jsonl.split(rest)
-        if last.torn:
-            raise RecordError(f"{where}:{given + 1}: the last line is incomplete")
-        yield from last.lines
-
-    def parsed_records(self, rel: str, lines: Iterable[bytes], torn: bool) -> RecordFile:
-        records, leaves, faults = [], [], []
+    def parsed_records(self, rel: str, lines: _Lines) -> RecordFile:
+        records, hashes, faults = [], [], []
+        residencies: dict[tuple, ResidencyRecord] = {}
         for number, line in enumerate(lines, 1):
             try:
                 record = parse(line, f"{rel}:{number}")
                 canonical, leaf = canonical_lines(record)
-                leaves.append(leaf)
-                records.append(record)
+                hashes.append(leaf_hash(leaf))
+                records.append(_sharing(record, residencies))
                 if canonical != line:
                     faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
             except (CaskError, ValueError) as error:
@@ -370,7 +348,7 @@ class _Loader:
             if len(faults) >= MAX_FAULTS:
                 faults.append(f"{rel}: after {MAX_FAULTS} faulty lines the rest was not read")
                 break
-        return RecordFile(rel, tuple(records), tuple(leaves), tuple(faults), torn)
+        return RecordFile(rel, tuple(records), tuple(hashes), tuple(faults), lines.torn)
 
     def task(self, name: str) -> Any | None:
         try:
@@ -390,6 +368,48 @@ class _Loader:
             self.absent[f"{role}_problems"] = f"the {role} problems cannot be produced again here: {error}"
             return None
         return Problems(role, {p.id: p for p in made}, made)
+
+
+def _sharing(record: Record, known: dict[tuple, ResidencyRecord]) -> Record:
+    """The record, with the residency of an earlier one where it is equal: most of a record's memory is its events, and
+    trials of the same lengths have the same."""
+    own = record.residency
+    if own is None:
+        return record
+    first = known.setdefault((own.prompt_tokens, own.steps, own.payload_bytes, len(own.events)), own)
+    return record.model_copy(update={"residency": first}) if first is not own and first == own else record
+
+
+class _Lines:
+    """The complete lines of a records file, one after the other: it may be large, and a packed one of a few bytes may
+    unpack to anything. Nothing is read beyond the first thing that a file as committed does not have. Raises
+    RecordError there. `torn`: whether an incomplete line ends it, known at the end."""
+
+    def __init__(self, path: Path, root: Path, count: int):
+        self.path, self.where, self.count = path, path.relative_to(root).as_posix(), count
+        self.packed = path.suffix == ".gz"
+        self.torn = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        size, given, rest = 0, 0, b""
+        holds, spare = ("unpacks to", 0) if self.packed else ("holds", SPARE)
+        for piece in jsonl.pieces(self.path):
+            size += len(piece)
+            *lines, rest = (rest + piece).split(b"\n")
+            if size > MAX_FILE:
+                raise RecordError(f"{self.where}: {holds} more than {MAX_FILE} bytes")
+            for line in (*lines, rest):
+                if len(line) > MAX_LINE:
+                    raise RecordError(f"{self.where}:{given + 1}: {holds} a line of more than {MAX_LINE} bytes")
+            given += len(lines)
+            if given > self.count + spare:
+                raise RecordError(f"{self.where}: {holds} more than the {self.count} records that were committed to")
+            yield from (line.removesuffix(b"\r") for line in lines)
+        last = jsonl.split(rest)
+        if last.torn and self.packed:
+            raise RecordError(f"{self.where}:{given + 1}: the last line is incomplete")
+        self.torn = bool(last.torn)
+        yield from last.lines
 
 
 def canonical_lines(record: Record) -> tuple[bytes, bytes]:

@@ -216,16 +216,14 @@ def test_a_skip_is_no_pass(honest):
 
 def test_fast_canonical_lines_are_canonical(honest):
     value = read_lines(Workspace(honest).records(STUDY, "heldout"))[0]
-    for text in ("plain", "é ü 漢 😀 \u2028", '\x00\x1f\x7f\b\t"\\/', "<&>", "1" * 40):
+    for text in ("plain", '"measures":{},', 'x","measures":{},"y', "é ü 漢 😀 \u2028", '\x00\x1f\x7f\b\t"\\/', "<&>", "1" * 40):
         for measures in ({}, {"core": "1" * 20, "a": "0.5"}, {"\U0001f600": "1", "\uffee": "2"}):
             record = Record.model_validate({**value, "output": text, "measures": measures})
             assert canonical_lines(record) == (line_of(record), evidence_of(record))
-    for broken in ({"output": "\ud800"}, {"sample": 2**60}):
-        record = Record.model_validate({**value, **broken})
+    record = Record.model_validate({**value, "output": "\ud800"})
+    for form in (line_of, canonical_lines):
         with pytest.raises(ValueError):
-            line_of(record)
-        with pytest.raises(ValueError):
-            canonical_lines(record)
+            form(record)
 
 
 def test_measures_are_not_part_of_the_evidence(root):

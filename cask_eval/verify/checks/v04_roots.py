@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cask_eval.canonical import merkle_root
+from cask_eval.canonical import merkle_root_of
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence, RecordFile
@@ -52,9 +52,9 @@ def _sessions(e: Evidence, file: RecordFile) -> Iterator[str]:
 
 
 def _root(file: RecordFile, count: int) -> str:
-    """As in `records.store.commit`, from the leaves that are there already."""
-    leaves = sorted((record.key, leaf) for record, leaf in zip(file.records[:count], file.leaves, strict=False))
-    return merkle_root(line for _, line in leaves)
+    """As in `records.store.commit`, from the hashes that are there already."""
+    hashes = sorted((record.key, found) for record, found in zip(file.records[:count], file.hashes, strict=False))
+    return merkle_root_of(found for _, found in hashes)
 
 
 def _compare(event: str, committed: RecordsCommit, file: RecordFile) -> Iterator[str]:
