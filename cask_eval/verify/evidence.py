@@ -38,6 +38,8 @@ from cask_eval.workspace import Workspace
 if TYPE_CHECKING:
     from cask_eval.anchor.check import Findings
 
+EARLY_FORM_UNTIL = "2026-11-26T00:00:00Z"
+
 MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
@@ -152,6 +154,12 @@ class Evidence:
     @property
     def label(self) -> Label:
         return self.state.label
+
+    @property
+    def early_form(self) -> bool:
+        """Whether the study was registered before registrations named the grader and sessions what ran them. Who leaves
+        that out later, or dates a registration back to be let off, has no third party's word for that date."""
+        return bool(self.state.register) and self.state.register[0].time < EARLY_FORM_UNTIL
 
     @property
     def seed_root(self) -> str | None:
@@ -314,6 +322,8 @@ class _Loader:
             return None
         try:
             path = self.either(committed.path)
+            if not path.is_file():  # it may have been packed between the two looks
+                path = self.either(committed.path)
             if not path.is_file():
                 self.absent[role] = f"{committed.path} is not there"
                 return None
@@ -329,7 +339,10 @@ class _Loader:
         if not os.path.lexists(packed):
             return plain
         if os.path.lexists(plain):
-            raise CaskError(f"{rel} is there, and so is {packed.name}; one of them must go")
+            raise CaskError(
+                f"{rel} is there, and so is {packed.name}; one of them must go: `cask-eval pack` removes the plain one "
+                "if they agree"
+            )
         return packed
 
     def parsed_records(self, rel: str, lines: _Lines) -> RecordFile:
