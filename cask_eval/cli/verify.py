@@ -78,15 +78,20 @@ def command(
             "last line as you noted it"
         )
     trusted = _roots(roots)
+    stated = ""
 
     def look(space: Workspace, name: str) -> Verdict:
+        nonlocal stated
         evidence = Evidence.load(space, name, head, trusted)
         verdict = judge(evidence, require, _again(reexecute, device)(evidence) if reexecute else None)
         if statement:
-            _write(statement, json.dumps(formats.statement(evidence, verdict), indent=1, ensure_ascii=False) + "\n")
+            stated = json.dumps(formats.statement(evidence, verdict), indent=1, ensure_ascii=False) + "\n"
         return verdict
 
     def tell(verdict: Verdict) -> int:
+        # Only now: a bundle may be refused after its study was looked at.
+        if statement:
+            _write(statement, stated)
         for path, render in ((junit, formats.junit), (md, formats.markdown)):
             if path:
                 _write(path, render(verdict))

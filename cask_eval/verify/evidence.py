@@ -27,11 +27,13 @@ from cask_eval.ledger.lineage import manifests as manifests_elsewhere
 from cask_eval.ledger.log import audit
 from cask_eval.ledger.state import Label, StudyState
 from cask_eval.protocol import load as protocol_files
+from cask_eval.protocol import prompt as prompts
 from cask_eval.protocol import yaml
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record, ResidencyRecord
 from cask_eval.records.store import evidence_of, line_of, parse
 from cask_eval.splits.model import Manifest
+from cask_eval.tasks import data as local
 from cask_eval.tasks import registry
 from cask_eval.workspace import Workspace
 
@@ -101,6 +103,8 @@ class Evidence:
     """The splits of the ledger's other studies, as far as they are here and are what was registered."""
     superseded: tuple[RecordFile | None, ...] = ()
     """The dev records that amendments have put aside, one for each of `state.superseded`."""
+    prompt_file: bytes | None = None
+    """The file that the protocol's `prompt` names; None too where it names none."""
     roots: tuple[Any, ...] | None = None
     """Certificates of the time-stamp authorities that the reviewer trusts; None stands for those that are pinned."""
 
@@ -217,7 +221,7 @@ class _Loader:
                 self.absent[kind] = f"the ledger has no {kind} event of study {study!r}"
 
         register = state.register[1] if state.register else None
-        protocol, protocol_file, manifests = None, None, {}
+        protocol, protocol_file, prompt_file, manifests = None, None, None, {}
         task, problems = None, {}
         if register is None:
             for name in ("registration", "protocol", "protocol_file", "dev_manifest", "heldout_manifest", "task"):
@@ -230,6 +234,8 @@ class _Loader:
                     manifests[role] = manifest
             if protocol:
                 task = self.task(protocol.task.name)
+                if protocol.prompt and protocol.prompt.file:
+                    prompt_file = self.stored(protocol.prompt.file, "prompt_file", prompts.MAX_BYTES)
             if task:
                 problems = {role: p for role, m in manifests.items() if (p := self.problems(task, role, m))}
 
@@ -242,6 +248,7 @@ class _Loader:
             self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
             protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
             tuple(self.faults), self.absent, manifests_elsewhere(self.workspace, events, study), superseded,
+            prompt_file,
         )  # fmt: skip
 
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
@@ -376,7 +383,8 @@ class _Loader:
             count = manifest.source.get("count")
             if isinstance(count, int) and count > max(MAX_PROBLEMS, 2 * len(manifest.items)):
                 raise ValueError(f"source asks for {manifest.source['count']} problems")
-            made = tuple(task.problems(manifest.source))
+            with local.inside(self.workspace.root, offline=True):
+                made = tuple(task.problems(manifest.source))
         except Exception as error:
             self.absent[f"{role}_problems"] = f"the {role} problems cannot be produced again here: {error}"
             return None

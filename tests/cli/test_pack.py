@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
@@ -89,8 +90,17 @@ def test_a_study_that_is_not_closed_is_not_packed(study, events, state):
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
 
 
-def test_a_closed_study_is_packed_before_it_is_analysed(study):
+class Later(datetime):
+    """The made-up study's clock is ahead of ours."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime(2028, 1, 1, tzinfo=tz)
+
+
+def test_a_closed_study_is_packed_before_it_is_analysed(study, monkeypatch):
     root, path = study
+    monkeypatch.setattr("cask_eval.ledger.log.datetime", Later)
     ledger = root / "prereg" / "ledger.jsonl"
     ledger.write_bytes(b"".join(line(e) + b"\n" for e in read_lines(ledger)[:-1]))
     analysis = path.with_name("analysis.json")

@@ -70,7 +70,7 @@ STUDY = "sim"
 REASON = "The margin was written down wrongly."
 PROTOCOL_PATH = "prereg/sim.yaml"
 CAP = 120
-START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
+START = datetime(2027, 1, 5, 9, 0, tzinfo=UTC)
 
 PROTOCOL = """\
 study: sim

@@ -390,7 +390,7 @@ def an_earlier_time_written_beside_the_stamp(root):
 def whole_ledger_back_dated_around_its_stamps(root):
     forger = Forger(root)
     for e in forger.events:
-        e["time"] = e["time"].replace("2026-01-05", "2025-11-05")
+        e["time"] = e["time"].replace("2027-01-05", "2026-12-05")
     forger.chain()
     forger.write()
 
@@ -433,6 +433,25 @@ def dev_outputs_served_again(root):
     tuned = next(r for r in forger.dev if r["arm"] == "candidate" and r["grade"]["correct"])
     forger.records(arm="candidate")[0].update(output_ids=tuned["output_ids"], seed=tuned["seed"])
     forger.resign("seeds", "analysis").write()
+
+
+@attack("V22", clever=True)
+def a_session_that_says_nothing(root):
+    forger = Forger(root)
+    for e in forger.events:
+        if e["event"] == "records":
+            e["payload"].update(methods=None, environment=None)
+    forger.resign().write()
+
+
+@attack("V23", clever=True)
+def a_registration_that_names_no_grader(root):
+    forger = Forger(root)
+    forger.event("register").update(task=None, grader=None)
+    forger.event("close")["task"] = None
+    for r in (*forger.dev, *forger.heldout):
+        r["grade"]["grader"] = "chain/0"
+    forger.resign().write()
 
 
 @attack("V23", clever=True)
@@ -1250,7 +1269,7 @@ def analysis_not_json(root):
 @attack("V25", clever=True)
 def clock_turned_back(root):
     forger = Forger(root)
-    forger.events[5]["time"] = "2026-01-04T00:00:00Z"
+    forger.events[5]["time"] = "2027-01-04T00:00:00Z"
     forger.resign().write()
 
 

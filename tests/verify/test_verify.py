@@ -107,7 +107,7 @@ def test_an_empty_workspace_fails(tmp_path):
 
 def test_other_studies_in_the_ledger_do_not_disturb(root):
     forger = Forger(root)
-    forger.events.append({**forger.events[0], "study": "later", "time": "2026-02-01T00:00:00Z"})
+    forger.events.append({**forger.events[0], "study": "later", "time": "2027-02-01T00:00:00Z"})
     forger.resign().write()
     assert verify(root, STUDY, require="L0").exit_code == 0
 

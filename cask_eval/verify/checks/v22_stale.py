@@ -13,7 +13,8 @@ def v22(e: Evidence) -> Iterator[str]:
     assert e.register and e.dev and e.heldout
     for s in e.sessions:
         if s.methods is None or s.environment is None:
-            yield Note(f"session {s.session} does not say what ran it; this form of ledger ends with that")
+            said = f"session {s.session} does not say what ran it"
+            yield Note(f"{said}; when this study was registered none did") if e.early_form else said
             continue
         if s.methods != e.register.methods:
             yield f"session {s.session} ran other method code than was registered"

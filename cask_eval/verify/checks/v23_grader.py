@@ -12,8 +12,9 @@ def v23(e: Evidence) -> Iterator[str]:
     end, and every record names the registered grader. V08 compares the answers, V13 the grades."""
     assert e.register and e.dev and e.heldout
     used = {r.grade.grader for f in (e.dev, e.heldout) for r in f.records}
-    if e.register.grader is None:
-        yield Note("the registration does not name the grader; this form of ledger leaves that to V13")
+    if e.register.grader is None or e.register.task is None:
+        said = "the registration does not name the grader"
+        yield Note(f"{said}; when this study was registered none did, and V13 has to do") if e.early_form else said
         return
     for grader in sorted(used - {e.register.grader}):
         yield f"records were graded by {grader}, registered is {e.register.grader}"
