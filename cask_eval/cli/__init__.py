@@ -95,14 +95,24 @@ class _Lazy(click.Group):
     type=click.Path(exists=True),
     help="A folder inside the workspace (the folder that holds prereg/).",
 )
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=click.Path(exists=True),
+    help="A folder with data sets, or one file: local copies of what tasks read. Default: $CASK_EVAL_DATA.",
+)
 @click.pass_context
-def cli(ctx: click.Context, folder: str) -> None:
+def cli(ctx: click.Context, folder: str, data: str | None) -> None:
     """Pre-registered evaluation of KV-cache compression.
 
     A study goes register → tune → confirm → verify. Exit codes: 0 ok, 1 verification failed, 2 usage or invalid
     protocol, 3 partly verified, 4 held-out already consumed, 10 branch not met (only with --gate).
     """
     ctx.obj = folder
+    if data is not None:
+        from cask_eval.tasks.data import at
+
+        ctx.with_resource(at(data))
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from cask_eval.errors import CaskError
     help="A dev manifest; its problems are solved with the full cache.",
 )
 @click.option("--method", default="triattention", show_default=True, help="Whose statistics.")
+@click.option("--prompt", "prompt_file", metavar="FILE", help="The protocol's prompt file, relative to the workspace.")
+@click.option("--chat", is_flag=True, help="Ask through the model's chat template (prompt.form: chat).")
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(1), help="Problems used at most.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -33,13 +35,15 @@ from cask_eval.errors import CaskError
 )
 @device_options
 @click.pass_context
-def command(ctx, model_id, revision, dtype, split, method, limit, max_new_tokens, source, out, device, slots) -> None:
+def command(
+    ctx, model_id, revision, dtype, split, method, prompt_file, chat, limit, max_new_tokens, source, out, device, slots
+) -> None:
     """Measure the statistics that METHOD needs on a model's own traces, or import another project's file.
 
     Only a dev split may be used: statistics measured on held-out problems would leak them.
     """
     quiet()
-    from cask_eval.protocol.model import Model
+    from cask_eval.protocol.model import Model, Prompt
     from cask_eval.runner.calibrate import convert, measure
     from cask_eval.splits.store import read
 
@@ -55,6 +59,7 @@ def command(ctx, model_id, revision, dtype, split, method, limit, max_new_tokens
             model,
             read(split),
             method,
+            prompt=Prompt(file=prompt_file, form="chat" if chat else "raw") if prompt_file or chat else None,
             limit=limit,
             max_new_tokens=max_new_tokens,
             device=device,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import click
 
 from cask_eval.cli.common import json_option, print_json, say
 from cask_eval.errors import CaskError, SplitError
+
+data_option = click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder with data sets, or one file: the local copy to read. Default: $CASK_EVAL_DATA.",
+)
 
 
 @click.group("split")
@@ -32,8 +40,17 @@ def command() -> None:
     multiple=True,
     help="Manifests that must share no problem with this one.",
 )
+@data_option
+@click.pass_context
 def freeze(
-    out: Path, task: str, role: str, params: tuple[str, ...], rule: str | None, disjoint_from: tuple[Path, ...]
+    ctx: click.Context,
+    out: Path,
+    task: str,
+    role: str,
+    params: tuple[str, ...],
+    rule: str | None,
+    disjoint_from: tuple[Path, ...],
+    data: Path | None,
 ) -> None:
     """Write the manifest OUT: ids and digests of the problems that --param describes."""
     from cask_eval.splits import freeze as freezing
@@ -47,10 +64,13 @@ def freeze(
         if name in source:
             raise CaskError(f"--param {name} is given twice, as {source[name]} and {value}; keep one")
         source[name] = value
-    problems = _problems(registry.load(task), source, "--param")
-    manifest = freezing.freeze(
-        out.stem, task, role, source, rule or "the problems that `source` describes, in order", problems
-    )
+    plugin = registry.load(task)
+    said = "the problems that `source` describes, in order"
+    with _reading(ctx, out, data):
+        problems = _problems(plugin, source, "--param")
+    if hasattr(plugin, "describe"):
+        source, said = plugin.describe(source)
+    manifest = freezing.freeze(out.stem, task, role, source, rule or said, problems)
     for other in disjoint_from:
         shared = overlaps(read(other), manifest)
         if shared:
@@ -84,13 +104,24 @@ def show(manifest: Path, as_json: bool) -> None:
         print_json(about)
     else:
         for key, value in about.items():
-            click.echo(f"{key:12} {value}")
+            if isinstance(value, dict):
+                width = max((len(str(name)) for name in value), default=0)
+                click.echo(key)
+                for name, one in value.items():
+                    click.echo(f"  {name or '(none)':{width}}  {one}")
+            else:
+                click.echo(f"{key:12} {value}")
 
 
 @command.command()
 @click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def check(manifests: tuple[Path, ...]) -> None:
-    """Check that manifests are whole, fit the problems the task makes today, and are disjoint from each other."""
+@data_option
+@click.pass_context
+def check(ctx: click.Context, manifests: tuple[Path, ...], data: Path | None) -> None:
+    """Check that manifests are whole, fit the problems the task makes today, and are disjoint from each other.
+
+    With --data, the problems are those of a local copy: every one is compared with its digest.
+    """
     from cask_eval.splits.check import check_manifest, check_problems
     from cask_eval.splits.disjoint import overlaps
     from cask_eval.splits.store import read
@@ -99,7 +130,8 @@ def check(manifests: tuple[Path, ...]) -> None:
     read_ones = [(path, read(path)) for path in manifests]
     faults = []
     for path, m in read_ones:
-        problems = _problems(registry.load(m.task), m.source, f"{path}: source")
+        with _reading(ctx, path, data):
+            problems = _problems(registry.load(m.task), m.source, f"{path}: source")
         faults += [f"{path}: {f}" for f in check_manifest(m) + check_problems(m, problems)]
     for i, (path, m) in enumerate(read_ones):
         for other, n in read_ones[i + 1 :]:
@@ -107,6 +139,20 @@ def check(manifests: tuple[Path, ...]) -> None:
     if faults:
         raise SplitError("\n".join(faults))
     click.echo(f"{len(read_ones)} manifests are whole, fit their problems and do not overlap")
+
+
+@contextmanager
+def _reading(ctx: click.Context, manifest: Path, place: Path | None) -> Iterator[None]:
+    """Tasks find their files: where --data says, or in the workspace around the manifest or the current folder."""
+    from cask_eval.tasks.data import at, inside
+    from cask_eval.workspace import Workspace
+
+    try:
+        root = Workspace.find(manifest.absolute().parent).root
+    except CaskError:
+        root = Path(ctx.obj or ".").resolve()
+    with at(place), inside(root):
+        yield
 
 
 def _param(text: str) -> tuple[str, str | int]:

@@ -58,10 +58,14 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
 ) -> tuple[PreTrainedModel, Any]:
-    """(model in eval mode on the slot attention, tokenizer) from a local folder or a hub id. Raises ModelError."""
-    source = str(source)
+    """(model in eval mode on the slot attention, tokenizer) from a local folder, a local .gguf file (its weights are
+    unpacked to `dtype`) or a hub id. Raises ModelError."""
+    path, packed = Path(source), {}
+    if path.suffix == ".gguf" and path.is_file():
+        packed = {"gguf_file": path.name}
+    source = str(path.parent if packed else source)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, **packed)
         check_config(config)
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -70,17 +74,23 @@ def load_model(
             dtype=getattr(torch, dtype),
             attn_implementation=SLOT_ATTENTION,
             output_loading_info=True,
+            **packed,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **packed)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"model {source!r} cannot be loaded: {error}") from error
+        need = "; reading .gguf files needs: pip install 'cask-eval[gguf]'" if packed and _unreadable(error) else ""
+        raise ModelError(f"model {str(path)!r} cannot be loaded: {error}{need}") from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random weights
         raise ModelError(
-            f"model {source!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
+            f"model {str(path)!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
             f"config asks for, such as {missing[0]}"
         )
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _unreadable(error: Exception) -> bool:
+    return isinstance(error, ImportError) or "accelerate" in str(error)
 
 
 def context(config: Any) -> int:

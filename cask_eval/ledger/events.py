@@ -150,6 +150,14 @@ class ArmChoice(Strict):
     searched: list[Evaluation] = []
 
 
+class PromptLock(Strict):
+    """How the models are asked. `file`: the prompt file's digest (line ends read as LF), None where the protocol names
+    none; `tokens`: model → digest of the token ids of all prompts, dev first, in the order of the manifests."""
+
+    file: Digest | None
+    tokens: dict[Name, Digest]
+
+
 class Register(Strict):
     """`task`: the package of the task plug-in, which holds problems and grader; `grader`: the grader's version."""
 
@@ -164,6 +172,7 @@ class Register(Strict):
     warnings: list[str]
     task: PackageLock | None = None
     grader: str | None = None
+    prompt: PromptLock | None = None
 
 
 class Change(Strict):

@@ -55,8 +55,34 @@ class Task(Strict):
     heldout: str
 
 
+class Prompt(Strict):
+    """How models are asked. Without it, the problem's text as it is."""
+
+    file: str | None = Field(
+        default=None,
+        description="A text file with {problem} in it once, relative to the workspace; its digest is locked. Without "
+        "it the problem's text stands alone.",
+    )
+    form: Literal["raw", "chat"] = Field(
+        default="raw",
+        description="'raw' completes the text; 'chat' makes it the user's message in the model's own chat template, up "
+        "to where the answer begins.",
+    )
+    system: str | None = Field(default=None, description="The system message, for 'chat'.")
+    options: dict[str, Param] = Field(
+        default={}, description="What the chat template is given besides, such as {enable_thinking: false}."
+    )
+
+    @model_validator(mode="after")
+    def _chat_only(self):
+        if self.form == "raw" and (self.system is not None or self.options):
+            raise ValueError("form is raw, which has no system message and no options; use chat or leave them out")
+        return self
+
+
 class Model(Strict):
-    """One model under test. `id` is ``embedded:NAME``, a local folder, or a hub id (then `revision` is required)."""
+    """One model under test. `id` is ``embedded:NAME``, ``smollm2:135m``, a local folder or .gguf file, or a hub id
+    (then `revision` is required)."""
 
     id: Annotated[str, Field(min_length=1)]
     name: Name
@@ -219,6 +245,7 @@ class Protocol(Strict):
         default=None, description="Expected share of problems on which exactly one arm is right, for the power lint."
     )
     task: Task
+    prompt: Prompt | None = Later(None, description="How the models are asked; the bare problem where it is missing.")
     models: Annotated[list[Model], Field(min_length=1)]
     generation: Generation
     budgets: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]

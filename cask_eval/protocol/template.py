@@ -17,7 +17,11 @@ hypothesis: At equal mean cache, alpha solves more held-out problems than TriAtt
 # Where the problems come from. The held-out split is used once, by `cask-eval confirm`.
 task: {{name: chain, dev: splits/chain-dev.json, heldout: splits/chain-heldout.json}}
 
-# An id is embedded:NAME, a local folder, or a hub id, which also needs `revision: <commit>`.
+# How the models are asked. Left out, as here, a model completes the problem's text. A prompt file holds {{problem}}
+# where the problem goes; form chat puts it into the model's own chat template. Both are locked.
+# prompt: {{file: prereg/prompts/boxed.txt, form: chat}}
+
+# An id is embedded:NAME, smollm2:135m, a local folder, or a hub id, which also needs `revision: <commit>`.
 # `calibration` is the file of query statistics that TriAttention's scorer reads.
 models:
   - {{id: "embedded:chain-s", name: chain-s, dtype: float32, calibration: bundled}}

@@ -13,8 +13,10 @@ from cask_eval.engine.queries import feed
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.sampling import Sampling
 from cask_eval.errors import MethodError
-from cask_eval.protocol.model import Model
+from cask_eval.protocol.model import Model, Prompt
 from cask_eval.runner import models
+from cask_eval.runner.asking import Asking
+from cask_eval.runner.study import problems_of
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import registry as tasks
 from cask_eval.workspace import Workspace
@@ -29,12 +31,14 @@ def measure(
     limit: int,
     max_new_tokens: int,
     device: str,
+    prompt: Prompt | None = None,
     slots: int = 64,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Any, int]:
     """(statistics, tokens seen) of `method` on `model`: the first `limit` problems of a development split are solved
-    greedily with the full cache, then each trace (prompt and output) passes once more with its queries observed.
+    greedily with the full cache, asked as `prompt` says, then each trace (prompt and output) passes once more with its
+    queries observed.
     Raises MethodError when the method needs no statistics or the split is not a development split."""
     if manifest.role != "dev":
         raise MethodError(f"split {manifest.name} has role {manifest.role!r}; calibration may only use a dev split")
@@ -42,8 +46,9 @@ def measure(
     decoder, tokenizer = models.loaded(model, workspace, device)
     shape = geometry(decoder)
     accumulator = preset.calibrator(shape)
-    problems = tasks.load(manifest.task).problems(manifest.source)[:limit]
-    prompts = {p.id: tuple(tokenizer(p.prompt)["input_ids"]) for p in problems}
+    asking = Asking.read(workspace, prompt)
+    ask = asking.asker(tokenizer, model.name)
+    prompts = {p.id: ask(p) for p in problems_of(workspace, tasks.load(manifest.task), manifest, manifest.name)[:limit]}
     full = load_preset("fullkv")().bind(Host(shape))
     sampling = Sampling(max_new_tokens, stop_ids=models.stop_ids(decoder, tokenizer))
     requests = [Request(key, ids, seed) for key, ids in prompts.items()]
@@ -66,6 +71,8 @@ def measure(
         "model_id": model.id,
         "revision": model.revision or "",
     }
+    if prompt:
+        provenance |= {"prompt_form": prompt.form, "prompt_digest": asking.digest or ""}
     return accumulator.finish(provenance), sum(len(ids) for _, ids in traces)
 
 

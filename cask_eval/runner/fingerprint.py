@@ -18,6 +18,7 @@ from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import Protocol
 
 PACKAGES = ("cask-eval", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers", "pydantic", "rfc8785")
+PACKAGES += ("gguf", "jinja2")  # what unpacks weights, and what writes out chat templates
 SOURCES = (".py", ".html")
 
 

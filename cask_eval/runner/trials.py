@@ -79,10 +79,11 @@ class Bench:
             float(generation.top_p),
             models.stop_ids(decoder, tokenizer),
         )
+        ask = study.asking.asker(tokenizer, model.name)
         requests = [
             Request(
                 key,
-                tuple(tokenizer(p.prompt)["input_ids"]),
+                ask(p),
                 int(trial_seed(self.seed_root, batch.cell.name, p.id, key[-1], phase=batch.phase), 16),
             )
             for key, p in wanted.items()

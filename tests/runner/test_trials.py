@@ -127,7 +127,7 @@ def test_a_small_model_does_not_slow_a_later_one_down(monkeypatch):
     sizes = {"small": 1, "large": models.SMALL}
     monkeypatch.setattr(models, "_held", {})
     monkeypatch.setattr(models, "_THREADS", 2)
-    monkeypatch.setattr(models, "folder", lambda model, workspace: model.id)
+    monkeypatch.setattr(models, "located", lambda model, workspace: model.id)
     held = []
 
     def load(source, **_):
