@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from cask_eval.engine.attention import NAME as SLOT_ATTENTION
 from cask_eval.engine.contract import Geometry
 from cask_eval.errors import ModelError
 
-# Families whose attention is plain RoPE + GQA and passes keyword arguments down to the attention function.
+# Families whose every layer is plain attention: rotary embedding of whole heads in half pairing, grouped queries, keyword
+# arguments passed down to the attention function. tests/engine/test_families.py holds each of them to that.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES += ("arcee", "gemma", "granite", "mixtral", "olmo", "olmo2", "phi3", "qwen3_moe", "seed_oss", "starcoder2")
 
 # Rotary kinds whose frequencies do not change with the length of the sequence.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
@@ -24,19 +27,16 @@ def check_config(config: Any) -> None:
     """Raises ModelError naming what the engine would mishandle: another architecture, sliding-window or hybrid
     layers, partial or length-dependent rotary embeddings."""
     name = getattr(config, "name_or_path", "") or config.model_type
+    odd = _layers(config)
     if config.model_type not in FAMILIES:
+        also = f", and has {odd}" if odd else ""
         raise ModelError(
-            f"{name}: architecture {config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}"
+            f"{name}: architecture {config.model_type!r} is not supported{also}; use one of {', '.join(FAMILIES)}"
         )
-    kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"})
-    if kinds:
+    if odd:
         raise ModelError(
-            f"{name}: layers of kind {', '.join(kinds)} are not supported; every layer must attend to all "
-            "it has kept (set use_sliding_window to false in the model's config if it allows that)"
-        )
-    if config.model_type == "mistral" and getattr(config, "sliding_window", None):
-        raise ModelError(
-            f"{name}: sliding_window is {config.sliding_window}; sliding-window attention is not supported"
+            f"{name}: {odd}, which is not supported; every layer must attend to all it has kept (set use_sliding_window "
+            "to false, or sliding_window to null, in the model's config if it was trained without)"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
@@ -49,6 +49,19 @@ def check_config(config: Any) -> None:
         raise ModelError(
             f"{name}: partial_rotary_factor {rope['partial_rotary_factor']} is not supported; it must be 1"
         )
+
+
+def _layers(config: Any) -> str:
+    """What is not full attention among a model's layers, in words; "" where nothing is."""
+    text = config.get_text_config()
+    for field in ("layer_types", "layers_block_type", "block_types"):
+        given = getattr(text, field, None)
+        if isinstance(given, (list, tuple)):
+            kinds = Counter(kind for kind in given if kind not in ("full_attention", "attention"))
+            return ", ".join(f"{count} of {len(given)} layers of kind {kind}" for kind, count in sorted(kinds.items()))
+    if window := getattr(text, "sliding_window", None):
+        return f"sliding-window attention (sliding_window is {window})"
+    return ""
 
 
 def load_model(
