@@ -5,7 +5,7 @@ from pathlib import Path
 
 import authority
 import pytest
-from simulator import PROTOCOL, SEVERAL, build, stamped_by
+from simulator import ASKED, PROTOCOL, SEVERAL, build, stamped_by
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +34,20 @@ def several(honest_several, tmp_path) -> Path:
 def root(honest, tmp_path) -> Path:
     """A copy of the finished study."""
     return Path(shutil.copytree(honest, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def honest_asked(tmp_path_factory) -> Path:
+    """A finished study with a prompt file; copy before you touch it."""
+    root = tmp_path_factory.mktemp("asked") / "workspace"
+    build(root, ASKED)
+    return root
+
+
+@pytest.fixture
+def asked(honest_asked, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(honest_asked, tmp_path / "workspace"))
 
 
 @pytest.fixture(scope="session")

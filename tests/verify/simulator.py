@@ -45,6 +45,7 @@ from cask_eval.ledger.events import (
     Event,
     ModelLock,
     PackageLock,
+    PromptLock,
     Records,
     Register,
     Select,
@@ -105,6 +106,9 @@ SEVERAL = PROTOCOL.replace(
 screening: {survivors: 2, min_gain: "0.01"}
 """,
 )
+#: A study that asks with a prompt file.
+ASKED = PROTOCOL + "prompt: {file: prereg/prompts/sim.txt}\n"
+PROMPT = b"Walk the path.\n{problem}\n"
 NOBODY = SEVERAL.replace('min_gain: "0.01"', 'min_gain: "0.9"')
 
 SOURCES = {
@@ -303,10 +307,18 @@ class Author:
             made = freeze(f"sim-{role}", "chain", role, SOURCES[role], "all of the stream", PROBLEMS[role].values())
             store.write(self.space.root / path, made)
             locks[role] = split_lock(path, made)
+        asked = self.protocol.prompt
+        if asked and asked.file:
+            path = self.space.root / asked.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(PROMPT)
+        prompt = PromptLock(
+            file=digest_bytes(PROMPT) if asked and asked.file else None, tokens={m.name: digest(m.name) for m in MODELS}
+        )
         return Register(
             protocol_path=PROTOCOL_PATH, protocol_raw=loaded.raw_digest, protocol_digest=loaded.digest,
             protocol=self.protocol.document(), splits=locks, methods=METHODS, models=MODELS, environment=ENVIRONMENT,
-            warnings=[], task=TASK, grader=chain.GRADER,
+            warnings=[], task=TASK, grader=chain.GRADER, prompt=prompt,
         )  # fmt: skip
 
     def register(self, text: str) -> None:

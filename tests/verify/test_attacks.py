@@ -109,6 +109,40 @@ def document_edited_but_not_the_file(root):
     forger.resign("protocol").write()
 
 
+@attack("V01", study="asked")
+def prompt_file_edited(root):
+    replace(root / "prereg/prompts/sim.txt", b"Walk the path.", b"Walk the path, and hurry.")
+
+
+@attack("V01", clever=True, study="asked")
+def another_prompt_files_digest_locked(root):
+    forger = Forger(root)
+    forger.event("register")["prompt"]["file"] = digest("a kinder prompt")
+    forger.resign().write()
+
+
+@attack("V01", clever=True, study="asked")
+def prompt_lock_left_out(root):
+    forger = Forger(root)
+    forger.event("register")["prompt"] = None
+    forger.resign().write()
+    replace(root / "prereg/prompts/sim.txt", b"Walk", b"Skip")
+
+
+@attack("V01", clever=True, study="asked")
+def bare_problems_locked_under_a_prompt_file(root):
+    forger = Forger(root)
+    forger.event("register")["prompt"]["file"] = None
+    forger.resign().write()
+
+
+@attack("V01", clever=True, study="asked")
+def chat_without_a_template_locked(root):
+    forger = Forger(root)
+    forger.protocol_file = forger.protocol_file.replace(b"sim.txt}", b"sim.txt, form: chat}")
+    forger.resign().write()
+
+
 @attack("V02", clever=True)
 def registered_a_second_time(root):
     forger = Forger(root)
