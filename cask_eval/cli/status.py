@@ -31,6 +31,9 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
                 "registered": state.register[0].time,
                 "registration": state.register[0].hash,
                 "protocol": state.register[1].protocol_digest,
+                "label": state.label,
+                "amendments": len(state.amendments),
+                "stamped": [event.payload["gen_time"] for event, _ in state.anchors],
                 "branch": state.analysis[1].branch if state.analysis else None,
                 "next": f"cask-eval {next_command(state)}",
             }
@@ -40,7 +43,13 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     elif not rows:
         click.echo("no study is registered; write one with `cask-eval init`, lock it with `cask-eval register`")
     for r in [] if as_json else rows:
+        more = [
+            f"amended {r['amendments']} times" if r["amendments"] else "",
+            "exploratory" if r["label"] == "exploratory" else "",
+            f"{len(r['stamped'])} time stamps" if r["stamped"] else "",
+        ]
+        said = "".join(f", {text}" for text in more if text)
         click.echo(
-            f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}\n"
+            f"{r['study']}: {r['state']}, registered {r['registered']}, protocol {r['protocol'][:15]}{said}\n"
             f"  next: {command_line(space, r['next'].removeprefix('cask-eval '))}"
         )

@@ -16,4 +16,4 @@ def v05(e: Evidence) -> Iterator[str]:
         yield Open("no time stamp: nobody but the author says when anything happened")
         return
     yield from e.anchors.faults
-    yield from (Note(text) for text in (*e.anchors.notes, *e.anchors.gaps))
+    yield from (Note(text) for text in (*e.anchors.gaps, *e.anchors.notes))
