@@ -164,7 +164,7 @@ def refuse_drift(study: Study, registered: Register, device: str) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return {v.name: _plain(v) for v in value}
+        return {v.name: _plain(v) for v in value} if value and hasattr(value[0], "name") else value
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return _plain(value.model_dump(mode="json")) if hasattr(value, "model_dump") else value
