@@ -26,7 +26,7 @@ def test_from_registration_to_level_two(fresh, copy, cask, tmp_path, monkeypatch
         digest = state.register[1].protocol_digest
         cask("-C", root, "confirm", "--split", "heldout", "--yes", digest, "--device", "cpu")
         early = cask("-C", root, "verify", "--roots", roots)
-        assert early.return_value == 3 and "consume is not stamped" in early.output
+        assert early.return_value == 3 and "consume (line 5) is not stamped" in early.output
         cask(*stamp)
     result = cask("-C", root, "verify", "--roots", roots, "--json")
     verdict = json.loads(result.output)
