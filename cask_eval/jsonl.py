@@ -110,9 +110,11 @@ def append(path: Path, data: bytes) -> None:
     created = not path.exists()
     size = 0 if created else path.stat().st_size
     try:
-        with open(path, "ab") as f:
-            f.write(data)
-            f.flush()
+        # Without a buffer, which would be written once more when the file is closed after an error.
+        with open(path, "ab", buffering=0) as f:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[f.write(rest) :]
             os.fsync(f.fileno())
     except OSError as error:
         with suppress(OSError):
@@ -164,6 +166,9 @@ def sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         os.close(fd)
 
