@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "tasks": {"grading"},
     "decide": {"protocol", "splits", "ledger", "records", "stats"},
     "engine": set(),
-    "runner": {*FOUNDATION, "engine"},
+    "runner": {*FOUNDATION, "engine", "grading"},
     "anchor": {"protocol", "splits", "ledger"},
     "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),

@@ -31,6 +31,7 @@ COMMANDS = {
     "split": "Freeze, show and check split manifests.",
     "methods": "List the installed methods and show one.",
     "calibrate": "Measure the statistics that calibrated methods need.",
+    "reference": "Write what a model answers with its full cache, as problems.",
     "register": "Lock a protocol: from here on nothing can change.",
     "amend": "Change a registered protocol in the open.",
     "anchor": "Have a time-stamp authority attest when a study's events existed.",
