@@ -11,11 +11,9 @@ from cask_eval.canonical import canonical
 from cask_eval.errors import StateError
 from cask_eval.ledger.events import Register
 from cask_eval.ledger.state import StudyState
-from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 from cask_eval.records.store import evidence_of
-from cask_eval.runner import fingerprint
-from cask_eval.runner.study import open_study
+from cask_eval.runner.study import facts, open_study
 from cask_eval.runner.trials import Batch, Bench
 from cask_eval.workspace import Workspace
 
@@ -31,26 +29,28 @@ class Again:
     foreign: tuple[str, ...]
 
 
-def drawn(records: Sequence[Record], head: str, count: int) -> list[Record]:
-    """`count` of the trials that left an output: the first in the order of a digest of the ledger's head and the key."""
+def drawn(records: Sequence[Record], draw: str, count: int) -> list[Record]:
+    """`count` of the trials, failed ones too: the first in the order of a digest of `draw` and the trial's key."""
 
     def rank(r: Record) -> bytes:
-        return hashlib.sha256(canonical([head, *r.key])).digest()
+        return hashlib.sha256(canonical([draw, *r.key])).digest()
 
-    return sorted((r for r in records if r.status != "failed"), key=rank)[:count]
+    return sorted(records, key=rank)[:count]
 
 
 def reexecute(
-    space: Workspace, state: StudyState, records: Sequence[Record], head: str, count: int, device: str
+    space: Workspace, state: StudyState, records: Sequence[Record], draw: str, count: int, device: str
 ) -> Again:
-    """Execute `count` of the held-out `records` again and compare all that is evidence in them. `head`: the ledger's.
-    Raises StateError when the study has frozen nothing that could run, and whatever `open_study` and `Bench` raise."""
+    """Execute `count` of the held-out `records` again and compare all that is evidence in them. `draw` decides which;
+    it must hold something that the author could not know, because with a ledger's head alone an author can try last
+    events until the draw misses what was forged. Raises StateError when the study has frozen nothing that could run,
+    and whatever `open_study` and `Bench` raise."""
     if state.register is None or state.select is None or not records:
         raise StateError(f"study {state.study!r} has no held-out trials that could be executed again")
     event, register = state.register
     study = open_study(space, space.resolve(register.protocol_path))
     bench = Bench(study, event.hash, state.seed_root(), device)
-    chosen = drawn(records, head, count)
+    chosen = drawn(records, draw, count)
     every = {r.key for r in records}
     cells = {c.name: c for c in study.protocol.cells}
     differ: list[str] = []
@@ -64,13 +64,16 @@ def reexecute(
 
         batch = Batch("heldout", cells[cell], arm, "", state.select[1].arms[cell][arm])
         bench.run(batch, every - wanted.keys(), compare, lambda *_: None)
-    return Again(len(chosen), len(records), tuple(differ), tuple(_foreign(register, study.protocol, device)))
+    return Again(len(chosen), len(records), tuple(differ), tuple(_foreign(register, facts(study, device, []))))
 
 
-def _foreign(locked: Register, protocol: Protocol, device: str) -> list[str]:
-    here, there = fingerprint.environment(device), locked.environment
+def _foreign(locked: Register, now: Register) -> list[str]:
+    """What is not as it was registered: the machine, the code, or the very models."""
     names = ("python", "platform", "device", "cuda", "driver", "packages", "toolkit")
+    here, there = now.environment, locked.environment
     out = [f"{name} is not what was registered" for name in names if getattr(here, name) != getattr(there, name)]
-    if fingerprint.methods(protocol) != locked.methods:
-        out.append("the method code is not what was registered")
+    for name in ("methods", "models", "task", "grader", "splits", "prompt"):
+        before = getattr(locked, name, None)
+        if before is not None and before != getattr(now, name):
+            out.append(f"{name}: not what was registered")
     return out

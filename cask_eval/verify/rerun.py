@@ -13,13 +13,15 @@ ENOUGH = 59
 def judged(done: int, total: int, differ: Sequence[str], foreign: Sequence[str]) -> Rerun:
     """`done` trials drawn at random from `total`; `differ` came out otherwise, on a machine that is `foreign` in these
     respects. A difference is a fault where the machine is the registered one; elsewhere processors and libraries round
-    otherwise, a near-tie may go the other way, and nothing follows."""
+    otherwise, a near-tie may go the other way, and nothing follows. Equal trials count as run by the reviewer only
+    where models, methods, task and splits are the registered ones."""
     said = f"{done - len(differ)} of {done} trials drawn from {total} came out the same"
     if differ:
         return Rerun.of("not_checked" if foreign else "fail", [said, *differ, *foreign])
     if not done:
         return Rerun.of("not_checked", ["no trial left an output"])
-    enough = done >= min(ENOUGH, total)
+    other = any(": not what was registered" in text for text in foreign)
+    enough = done >= min(ENOUGH, total) and not other
     bound = f"{said}, so at most {1 - 0.05 ** (1 / done):.1%} of all are otherwise, with 95 % confidence"
-    more = [] if enough else [f"evidence level L3 takes {min(ENOUGH, total)}"]
+    more = [] if enough or other else [f"evidence level L3 takes {min(ENOUGH, total)}"]
     return Rerun.of("pass", [bound, *more, *foreign], enough)

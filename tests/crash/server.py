@@ -7,6 +7,7 @@ what it does and not what importing does. It has one thread, so forking it is so
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,8 @@ def child(args: list[str], folder: Path, faults: dict | None, gate: str | None) 
         opened = os.open(name, flags, 0o644)
         os.dup2(opened, fd)
         os.close(opened)
+    # What starts in the background is started deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode) for fd, mode in ((0, "r"), (1, "w"), (2, "w")))
     journal(folder / "finished")
     points = Faults(**faults) if faults else None

@@ -42,16 +42,20 @@ def at_points(place, server, rng, reach=(4, 12, 24)):
 
 
 def at_times(place, server, rng):
-    """Kills after a random time, whatever the process is at."""
+    """Kills after a random time, whatever the process is at; a command that never gets far enough is given longer."""
+    patience = 1.0
 
     def run(command):
+        nonlocal patience
         started = server.start(*command)
-        time.sleep(rng.uniform(0.01, 1.2))
+        time.sleep(rng.uniform(0.01, patience))
         try:
             started.kill(signal.SIGKILL)
         except ProcessLookupError:
             pass
-        return started.wait()
+        done = started.wait()
+        patience = 1.0 if done.status == 0 else 1.1 * patience
+        return done
 
     return run
 

@@ -14,6 +14,11 @@ from faults import Faults
 ENDS = {"interrupt": (signal.SIGINT, 130, "interrupted"), "terminate": (signal.SIGTERM, 143, "terminated")}
 
 
+def hearing() -> None:
+    """What starts in the background is started deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def told(done, code: int, word: str) -> None:
     assert done.status == code, (done.status, done.err)
     assert f"{word}; finished trials are kept, `cask-eval status` says how to go on" in done.err.splitlines()[-1]
@@ -67,7 +72,7 @@ def test_a_process_of_its_own(how, tuned, closed, copy, server):
     number, code, word = ENDS[how]
     place = copy(tuned)
     args = [sys.executable, "-m", "cask_eval", *place.command("confirm")]
-    process = subprocess.Popen(args, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(args, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hearing)
     path, end = place.store("heldout").path, time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

@@ -16,7 +16,14 @@ from cask_eval.ledger.log import Ledger, audit
 from cask_eval.records.store import RecordStore
 
 BUSY = "another process is writing these records; wait for it to end"
-BEHIND = ("another process is writing", "tuned already", "consumed its held-out split", "is closed", "its one attempt")
+BEHIND = (
+    "another process is writing",
+    "tuned already",
+    "is tuned, not registered",
+    "consumed its held-out split",
+    "is closed",
+    "its one attempt",
+)
 
 
 def at_once(server, folder, *commands, apart: float = 0):

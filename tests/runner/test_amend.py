@@ -1,4 +1,4 @@
-"""Amending a real study before and after its held-out run, running one that is exploratory, and running trials again."""
+"""Amending a real study before and after its held-out run, an exploratory run, and running trials again."""
 
 import json
 
@@ -139,3 +139,32 @@ def test_an_output_that_no_model_gave_is_found(closed, copy, cask):
     done = reexecute(space, e.state, records, e.events[-1].hash, 100, "cpu")
     r = records[3]
     assert done.differ == (f"{r.cell}/{r.arm}/{r.problem}/{r.sample} came out otherwise",) and done.done == 30
+
+
+def test_the_reviewer_s_draw_decides_and_failures_are_drawn_too(closed):
+    from cask_eval.runner.reexecute import drawn
+    from cask_eval.verify.evidence import Evidence
+    from cask_eval.workspace import Workspace
+
+    records = list(Evidence.load(Workspace(closed), "small").heldout.records)
+    records[0] = records[0].model_copy(update={"status": "failed"})
+    one, other = ([r.key for r in drawn(records, text, 5)] for text in ("one", "other"))
+    assert one != other and one == [r.key for r in drawn(records, "one", 5)]
+    assert records[0] in drawn(records, "one", len(records))
+
+
+def test_another_model_than_the_locked_one_is_told(closed):
+    """Weights whose digest the registration does not hold come out the same, and count for nothing."""
+    from dataclasses import replace as change
+
+    from cask_eval.runner.reexecute import reexecute
+    from cask_eval.verify.evidence import Evidence
+    from cask_eval.workspace import Workspace
+
+    space = Workspace(closed)
+    e = Evidence.load(space, "small")
+    event, register = e.state.register
+    model = register.models[0].model_copy(update={"digest": "sha256:" + "0" * 64})
+    state = change(e.state, register=(event, register.model_copy(update={"models": [model]})))
+    done = reexecute(space, state, e.heldout.records, "x", 3, "cpu")
+    assert done.differ == () and done.foreign == ("models: not what was registered",)

@@ -171,6 +171,9 @@ def test_levels_grow_with_who_vouches(honest):
     assert verify(honest, STUDY, head=head, require="L1").exit_code == 0
     same = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], []))
     assert (same.level, same.exit_code) == ("L3", 0)
+    other = ["models: not what was registered"]
+    swapped = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], other))
+    assert (swapped.level, swapped.exit_code) == ("L0", 3) and not swapped.failed
     few = verify(honest, STUDY, require="L3", again=lambda e: judged(5, 240, [], ["platform is another"]))
     assert (few.level, few.exit_code) == ("L0", 3) and not few.failed
     other = verify(honest, STUDY, head=head, again=lambda e: judged(60, 240, ["one/b24/random/x/0 differs"], []))
@@ -216,7 +219,8 @@ def test_a_skip_is_no_pass(honest):
 
 def test_fast_canonical_lines_are_canonical(honest):
     value = read_lines(Workspace(honest).records(STUDY, "heldout"))[0]
-    for text in ("plain", '"measures":{},', 'x","measures":{},"y', "é ü 漢 😀 \u2028", '\x00\x1f\x7f\b\t"\\/', "<&>", "1" * 40):
+    odd = '"measures":{},', 'x","measures":{},"y'
+    for text in ("plain", *odd, "é ü 漢 😀 \u2028", '\x00\x1f\x7f\b\t"\\/', "<&>", "1" * 40):
         for measures in ({}, {"core": "1" * 20, "a": "0.5"}, {"\U0001f600": "1", "\uffee": "2"}):
             record = Record.model_validate({**value, "output": text, "measures": measures})
             assert canonical_lines(record) == (line_of(record), evidence_of(record))
