@@ -1,6 +1,7 @@
 """A small real study on the embedded model, run once per session up to each state and copied from there."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -22,6 +23,20 @@ def cask():
         return result
 
     return call
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks of pyproject.toml, whatever an installation from before says."""
+    import tomllib
+    from importlib.metadata import EntryPoint, EntryPoints
+
+    from cask_eval.tasks import registry
+
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    named = tomllib.loads(text)["project"]["entry-points"][registry.GROUP]
+    found = EntryPoints(EntryPoint(name, value, registry.GROUP) for name, value in named.items())
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
 
 
 @pytest.fixture(scope="session")
