@@ -49,7 +49,7 @@ def command(ctx, model_id, revision, dtype, split, prompt_file, chat, rule, max_
         slots=slots,
     )
     if not rows:
-        raise CaskError(f"rule {rule} finds no answer in any of the {silent} outputs; try another rule or more tokens")
+        raise CaskError(f"rule {rule} finds a clear answer in none of {silent} outputs; try another or more tokens")
     replace(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    say(f"{len(rows)} problems; {silent} left out, because rule {rule} finds no answer in the model's output")
+    say(f"{len(rows)} problems; {silent} left out, because rule {rule} finds no clear answer in the model's output")
     click.echo(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def load_model(
             **packed,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **packed)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, struct.error) as error:
         need = "; reading .gguf files needs: pip install 'cask-eval[gguf]'" if packed and _unreadable(error) else ""
         raise ModelError(f"model {str(path)!r} cannot be loaded: {error}{need}") from error
     missing = sorted(report["missing_keys"])

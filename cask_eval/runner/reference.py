@@ -17,6 +17,7 @@ from cask_eval.runner import models
 from cask_eval.runner.asking import Asking
 from cask_eval.runner.study import problems_of
 from cask_eval.splits.model import Manifest
+from cask_eval.tasks import graded
 from cask_eval.tasks import registry as tasks
 from cask_eval.workspace import Workspace
 
@@ -34,7 +35,8 @@ def answers(
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], int]:
     """(rows, left out): one row for each problem of `manifest` that `model` answers greedily with its full cache, in
-    the manifest's order. Its answer is what `rule` finds in the output; a problem where it finds nothing is left out."""
+    the manifest's order. Its answer is what `rule` finds in the output. A problem is left out where it finds nothing,
+    or where the grader does not see the output as right by that answer."""
     decoder, tokenizer = models.loaded(model, workspace, device)
     ask = Asking.read(workspace, prompt).asker(tokenizer, model.name)
     problems = problems_of(workspace, tasks.load(manifest.task), manifest, manifest.name)
@@ -43,11 +45,11 @@ def answers(
     requests = [Request(p.id, ask(p), 0) for p in problems]
     found = {}
     for outcome in generate(decoder, requests, full, full.schedule(1), sampling, slots=slots):
-        found[outcome.key] = extract(tokenizer.decode(list(outcome.output_ids), skip_special_tokens=True), rule).text
+        found[outcome.key] = tokenizer.decode(list(outcome.output_ids), skip_special_tokens=True)
         advance()
-    rows = [
-        {"id": p.id, "problem": p.prompt, "answer": found[p.id], "stratum": p.stratum or "all"}
-        for p in problems
-        if (found[p.id] or "").strip()
-    ]
+    rows = []
+    for p in problems:
+        answer = (extract(found[p.id], rule).text or "").strip()
+        if answer and graded.grade(graded.Question(p.id, p.prompt, answer, rule=rule), found[p.id]).correct:
+            rows.append({"id": p.id, "problem": p.prompt, "answer": answer, "stratum": p.stratum or "all"})
     return rows, len(problems) - len(rows)

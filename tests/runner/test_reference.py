@@ -30,6 +30,6 @@ def test_nothing_is_overwritten_and_no_answer_is_said(fresh, cask, tmp_path):
     (tmp_path / "there.jsonl").write_text("")
     with pytest.raises(CaskError, match="is not overwritten"):
         reference(cask, fresh, tmp_path / "there.jsonl")
-    with pytest.raises(CaskError, match="rule boxed finds no answer in any of the 6 outputs"):
+    with pytest.raises(CaskError, match="rule boxed finds a clear answer in none of 6 outputs"):
         reference(cask, fresh, tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
