@@ -15,8 +15,8 @@ from cask_eval.engine.attention import NAME as SLOT_ATTENTION
 from cask_eval.engine.contract import Geometry
 from cask_eval.errors import ModelError
 
-# Families whose every layer is plain attention: rotary embedding of whole heads in half pairing, grouped queries, keyword
-# arguments passed down to the attention function. tests/engine/test_families.py holds each of them to that.
+# Families whose every layer is plain attention: rotary embedding of whole heads in half pairing, grouped queries,
+# keyword arguments passed down to the attention function. tests/engine/test_families.py holds each of them to that.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 FAMILIES += ("arcee", "gemma", "granite", "mixtral", "olmo", "olmo2", "phi3", "qwen3_moe", "seed_oss", "starcoder2")
 
@@ -36,8 +36,8 @@ def check_config(config: Any) -> None:
         )
     if odd:
         raise ModelError(
-            f"{name}: {odd}, which is not supported; every layer must attend to all it has kept (set use_sliding_window "
-            "to false, or sliding_window to null, in the model's config if it was trained without)"
+            f"{name}: {odd}, which is not supported; every layer must attend to all it has kept (set "
+            "use_sliding_window to false, or sliding_window to null, in the model's config if it was trained without)"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
