@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,6 +53,14 @@ class Running:
         status = self.server.ask(wait=self.pid, seconds=seconds)["status"]
         assert status is not None, f"{self.pid} still runs after {seconds} s"
         return Done(status, self.folder)
+
+    def until(self, trials: int, seconds: float = 60) -> None:
+        """Wait until so many trials have finished, or seconds have passed."""
+        path, end = self.folder / "finished", time.monotonic() + seconds
+        while time.monotonic() < end and (not path.exists() or path.read_bytes().count(b"\n") < trials):
+            if not Path(f"/proc/{self.pid}/cmdline").read_bytes():  # it has ended
+                return
+            time.sleep(0.002)
 
     def kill(self, signal: int) -> None:
         os.kill(self.pid, signal)

@@ -53,7 +53,8 @@ def test_signals_at_any_time_again_and_again(how, tuned, closed, copy, server):
             break
         before = place.complete()
         started = server.start(*place.command(following))
-        time.sleep(rng.uniform(0.1, 1.5))
+        started.until(rng.randint(1, 4))
+        time.sleep(rng.uniform(0, 0.05))
         started.kill(number)
         done = started.wait()
         if done.status:
