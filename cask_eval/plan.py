@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from cask_eval.footprint import Footprint
 from cask_eval.residency import Residency, expected, happenings
-from cask_eval.schedule import EXHAUSTED, Schedule
-
-Regime = Literal["never_compressed", "prefix_budget_exhausted", "active"]
+from cask_eval.schedule import Event, Schedule
+from cask_eval.stages import Regime, of_events, regime
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ def plan(schedule: Schedule, prompt_tokens: int, output_tokens: int) -> Plan:
     never met, and every chain is as long. Raises ValueError without prompt or output."""
     if prompt_tokens < 1 or output_tokens < 1:
         raise ValueError(f"prompt of {prompt_tokens} and output of {output_tokens} tokens must both be at least 1")
-    steps, events, terminal, prefixes, full = output_tokens - 1, [], 0, 0, False
+    steps, terminal, prefixes = output_tokens - 1, 0, 0
+    events: list[PlannedEvent] = []
+    happened: list[Event] = []
     for chain, part in enumerate(schedule.split()):
         resident, prefix, last = prompt_tokens, prompt_tokens, 0
         for step, before, done in happenings(part, prompt_tokens, steps):
@@ -79,18 +79,19 @@ def plan(schedule: Schedule, prompt_tokens: int, output_tokens: int) -> Plan:
                     done.guard,
                 )
             )
-            full |= done.guard == EXHAUSTED or (part.prompt == "pinned" and prefix >= resident)
+            happened.append(done)
         terminal, prefixes = terminal + resident + steps - last, prefixes + prefix
     account = weigh(schedule, Footprint(1, 1, 1), prompt_tokens, output_tokens, 1)
+    found = of_events(happened, schedule.prompt)
     return Plan(
         terminal_cache=terminal,
         mean_cache=account.mean,
         peak_cache=account.peak_entries if steps else terminal,
         terminal_prefix=prefixes,
-        prefix_events=sum(e.stage_one for e in events),
-        decode_events=sum(e.stage_two for e in events),
-        guards=dict(Counter(e.guard for e in events if e.guard)),
-        regime="prefix_budget_exhausted" if full else "active" if events else "never_compressed",
+        prefix_events=found.prefix_events,
+        decode_events=found.decode_events,
+        guards=dict(found.guards),
+        regime=regime(found, bool(events)),
         events=sorted(events, key=lambda e: (e.step, e.chain)),
     )
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cask_eval"
 
 # What each room may import; the floor lies below them all.
-FLOOR = {"errors", "canonical", "fields", "schedule", "footprint", "residency", "stages", "jsonl", "workspace", "embedded"}
+FLOOR = {"errors", "canonical", "fields", "schedule", "footprint", "residency", "jsonl", "workspace", "embedded"}
+FLOOR |= {"stages"}
 FLOOR |= {"fidelity", "occupancy"}
 FOUNDATION = ["protocol", "splits", "ledger", "records", "stats", "decide", "tasks"]
 MAY_IMPORT = {

@@ -6,13 +6,14 @@ run leaves the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cask_eval.fields import Digest, Strict
 from cask_eval.residency import Residency
+from cask_eval.stages import Regime, Stages, regime
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -55,6 +56,22 @@ class RegionsRecord(Strict):
     bins: Count
     empty: Count
     longest: Count
+
+
+class StagesRecord(Strict):
+    """`cask_eval.regime.Stages` as stored."""
+
+    prefix_events: Count
+    decode_events: Count
+    exhausted: Count
+    guards: dict[str, Count]
+
+    @classmethod
+    def of(cls, found: Stages) -> StagesRecord:
+        return cls(**{**asdict(found), "guards": dict(found.guards)})
+
+    def stages(self) -> Stages:
+        return Stages(self.prefix_events, self.decode_events, self.exhausted, self.guards)
 
 
 class GradeRecord(Strict):
@@ -106,6 +123,11 @@ class Record(Strict):
     kept_max: Count | None = Field(default=None, description="most entries any head held after any event")
 
     regions: RegionsRecord | None = None
+    stages: StagesRecord | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="what the events did to prompt and output; left out by failed trials, and by records older than it",
+    )
     measures: dict[str, str] = Field(
         default={},
         description="the method's own numbers, averaged over the events that gave them, and what was physically "
@@ -123,6 +145,15 @@ class Record(Strict):
             return None
         own = self.residency.account()
         return replace(own, chains=[c.residency.account() for c in self.chains]) if self.chains else own
+
+    @property
+    def regime(self) -> Regime | None:
+        """Which part of its method the trial has tested; None for a failed trial, and for a compressed one whose record
+        is older than `stages`."""
+        account = self.account()
+        if account is None or (account.active and self.stages is None):
+            return None
+        return regime(self.stages.stages() if self.stages else Stages(), account.active)
 
     @property
     def key(self) -> tuple[str, str, str, str, str, int]:

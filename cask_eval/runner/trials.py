@@ -18,10 +18,20 @@ from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import chain_seed, trial_seed
 from cask_eval.protocol.model import Cell, Model
-from cask_eval.records.model import ChainRecord, Failure, GradeRecord, Record, RegionsRecord, ResidencyRecord
+from cask_eval.records.model import (
+    ChainRecord,
+    Failure,
+    GradeRecord,
+    Record,
+    RegionsRecord,
+    ResidencyRecord,
+    StagesRecord,
+)
 from cask_eval.residency import Residency, join
 from cask_eval.runner import models
 from cask_eval.runner.study import Study
+from cask_eval.schedule import Schedule
+from cask_eval.stages import stages
 from cask_eval.tasks import Problem
 from cask_eval.tasks.vote import elect
 
@@ -92,7 +102,7 @@ class Bench:
         policy = self.policy(model, decoder, tokenizer, batch.choice)
         schedule = policy.schedule(batch.choice.schedule.budget)
         for result in self._trials(decoder, requests, policy, schedule, sampling):
-            record = self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, result)
+            record = self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, schedule, result)
             save([record])
             progress(1, record.output_tokens)
 
@@ -149,7 +159,15 @@ class Bench:
                 return
 
     def _record(
-        self, batch: Batch, problem: Problem, digests, lengths, tokenizer, policy: Policy, result: _Chains | _Fault
+        self,
+        batch: Batch,
+        problem: Problem,
+        digests,
+        lengths,
+        tokenizer,
+        policy: Policy,
+        schedule: Schedule,
+        result: _Chains | _Fault,
     ) -> Record:
         sample = result.key[-1]
         common = {
@@ -200,6 +218,7 @@ class Bench:
                 empty=sum(o.regions.empty for o in outcomes),
                 longest=max(o.regions.longest for o in outcomes),
             ),
+            stages=StagesRecord.of(stages(schedule, lengths[result.key], [o.output_ids for o in outcomes])),
             measures=_measures(outcomes),
             chains=[
                 ChainRecord(
