@@ -41,7 +41,7 @@ def of_events(events: Sequence[Event], prompt: str) -> Stages:
     return Stages(
         prefix_events=sum(e.stage_one for e in events),
         decode_events=sum(e.stage_two for e in events),
-        # The published TriAttention has no name for it: a pinned prompt that fills the budget is kept as far as it goes.
+        # With overflow 'first' no rule is named: a pinned prompt that fills the budget is kept as far as it goes.
         exhausted=sum(e.guard == EXHAUSTED or (prompt == "pinned" and e.prefix >= e.resident) for e in events),
         guards=dict(sorted(Counter(e.guard for e in events if e.guard).items())),
     )
