@@ -64,16 +64,35 @@ def rows(source: Mapping[str, Any]) -> list[Row]:
     file, hub = source.get("file"), source.get("hub")
     if file is None and hub is None:
         raise ValueError("the source names neither a file nor a hub repository; give one of them")
-    tried = []
-    if file is not None:
-        for path in _candidates(_text(source, "file")):
-            if path.is_file():
-                return read(path)
-            tried.append(str(path))
+    path, tried = _looked_for(_text(source, "file")) if file is not None else (None, [])
+    if path is not None:
+        return read(path)
     if hub is None:
-        where = " nor ".join(tried) if tried else "(there is no workspace here)"
-        raise ValueError(f"{file} is not there: neither {where} is a file; give its folder with --data or ${VARIABLE}")
+        raise ValueError(_nowhere(file, tried))
     return read(_fetched(source, tried))
+
+
+def find(name: str) -> Path:
+    """The local file called `name`. Raises ValueError saying where it was looked for."""
+    path, tried = _looked_for(name)
+    if path is None:
+        raise ValueError(_nowhere(name, tried))
+    return path
+
+
+def _looked_for(name: str) -> tuple[Path | None, list[str]]:
+    """(the file, where it was not)."""
+    tried = []
+    for path in _candidates(name):
+        if path.is_file():
+            return path, tried
+        tried.append(str(path))
+    return None, tried
+
+
+def _nowhere(name: str, tried: list[str]) -> str:
+    where = " nor ".join(tried) if tried else "(there is no workspace here)"
+    return f"{name} is not there: neither {where} is a file; give its folder with --data or ${VARIABLE}"
 
 
 def _candidates(name: str) -> Iterator[Path]:

@@ -34,7 +34,8 @@ def run(points):
 
 
 def test_every_entry_point_is_a_task(points):
-    assert {"chain", "math500", "gsm8k", "aime", "aime24", "aime25", "jsonl", "reasoning_gym"} == set(points)
+    known = "chain math500 gsm8k aime aime24 aime25 jsonl longbench needle reasoning_gym tracking"
+    assert set(known.split()) == set(points)
     for name in points:
         task = registry.load(name)
         assert callable(task.problems) and callable(task.grade) and re.fullmatch(r"[a-z-]+/\d.*", task.GRADER)
