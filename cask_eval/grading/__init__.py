@@ -36,7 +36,7 @@ PINS |= {"sympy": "1.14.0", "mpmath": "1.3.0"}
 
 
 def _version() -> str:
-    name = "cask-grade/1"
+    name = "cask-grade/2"
     for library, pinned in PINS.items():
         try:
             installed = metadata.version(library)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from cask_eval.grading import units
@@ -16,7 +17,7 @@ from cask_eval.grading.expression import FUNCTIONS, Tree, Unreadable, parse, var
 from cask_eval.grading.normalise import Token
 
 __all__ = ["Answer", "Based", "Equation", "Expression", "Inequality", "Interval", "Matrix", "Ratio", "Sequence"]
-__all__ += ["INFINITY", "NOTHING", "Union", "Unread", "Words", "read"]
+__all__ += ["INFINITY", "NOTHING", "REALS", "Union", "Unread", "Words", "read"]
 
 #: Most items of a sequence, and most cells of a matrix.
 ITEMS = 200
@@ -120,6 +121,7 @@ _LINES = {"cases", "aligned", "align", "gathered", "split"}
 _RELATIONS = {("op", "<"): "<", ("op", ">"): ">", ("cmd", "leq"): "<=", ("cmd", "geq"): ">=", ("cmd", "neq"): "!="}
 _RELATIONS[("op", "=")] = "="
 _VAGUE = {"approximately", "approx", "about", "roughly", "exactly", "only", "therefore", "thus", "so", "hence"}
+_MONEY = {"usd", "eur", "gbp", "euros", "pounds"}  # what stands before a number: USD 5, €5
 _HOLLOW = {"the", "a", "an", "is", "are"}
 
 
@@ -192,7 +194,7 @@ def read(items: list[Token], depth: int = 0) -> Answer:
         return Words("")
     if depth > 12:
         return Unread("nested too deeply")
-    if len(items) == 1 and items[0].kind in ("word", "text") and (n := units.NUMBERS.get(items[0].value.lower())):
+    if (n := _spelled(items)) is not None:
         return Expression(("num", Fraction(n), False))
     if (words := _words(items)) is not None:
         return words
@@ -204,6 +206,25 @@ def read(items: list[Token], depth: int = 0) -> Answer:
 
 
 # --- words -------------------------------------------------------------------------------------------------------
+
+
+def _spelled(items: list[Token]) -> int | None:
+    """A number in words: seven, twenty-one, two hundred."""
+    words = []
+    for k, t in enumerate(items):
+        if t.kind in ("word", "text"):
+            words += re.split(r"[\s-]+", t.value.lower())
+        elif not (t[:2] == ("op", "-") and 0 < k < len(items) - 1):
+            return None
+    if not 1 <= len(words) <= 3:
+        return None
+    factor = units.MULTIPLIERS.get(words[-1], 1) if len(words) > 1 else 1
+    values = [units.NUMBERS.get(word) for word in (words[:-1] if factor > 1 else words)]
+    if None in values or len(values) > 2:
+        return None
+    if len(values) == 2 and not (values[0] in range(20, 100, 10) and 0 < values[1] < 10):
+        return None
+    return sum(values) * factor
 
 
 def _words(items: list[Token]) -> Words | None:
@@ -245,6 +266,8 @@ def _cleaned(text: str) -> list[str]:
     return words
 
 
+#: What says that every real number does.
+REALS = {"all real", "all real number", "all real value", "real number", "set of real number", "set of all real number"}
 #: What says that nothing solves the problem, without the plural.
 NOTHING = {"no solution", "no real solution", "none", "empty set", "null set", "no value", "there are no solution"}
 
@@ -315,7 +338,7 @@ def _joined(items: list[Token], depth: int) -> Answer | None:
     if len(parts) > 1:
         if len(parts) > ITEMS:
             return Unread("a very long union")
-        return _union([read(p, depth + 1) for p in parts])
+        return _union([read(_braced(p), depth + 1) for p in parts])
     if len(parts := _split(items, lambda t: t[:2] == ("cmd", "approx"))) == 2 and all(parts):
         return read(parts[1 if _name(parts[0]) is not None else 0], depth + 1)
     if len(parts := [p for p in _split(items, lambda t: _is(t, ";")) if p]) > 1 and any(_is(t, ",") for t in items):
@@ -331,6 +354,13 @@ def _joined(items: list[Token], depth: int) -> Answer | None:
         # Names with commas: Alice, Bob. A date or a sentence ends here as well.
         return Sequence("bare", tuple(read(p, depth + 1) for p in parts))
     return _sequence("options" if "or" in words else "bare", [read(p, depth + 1) for p in parts])
+
+
+def _braced(items: list[Token]) -> list[Token]:
+    """Braces around a part of a union are those of a set, with a backslash or without."""
+    if items and items[0][:2] == ("op", "{") and _closer(items) == len(items) - 1:
+        return [Token("cmd", "{"), *items[1:-1], Token("cmd", "}")]
+    return items
 
 
 def _sequence(kind: str, items: list[Answer]) -> Answer:
@@ -355,6 +385,13 @@ def _sequence(kind: str, items: list[Answer]) -> Answer:
             return Sequence("bare", values)
         if len(names) == len(flat):
             return Sequence("named", values, tuple(item.name for item in flat))
+        order = tuple(item.name for item in flat[: len(names)])
+        if len(set(order)) == len(order) and tuple(item.name for item in flat) == order * (len(flat) // len(order)):
+            # x = 1, y = 2 and x = 3, y = 4
+            step = len(order)
+            return Sequence(
+                "bare", tuple(Sequence("named", values[k : k + step], order) for k in range(0, len(values), step))
+            )
     if named and isinstance(flat[0], Equation) and not any(isinstance(item, Equation) for item in flat[1:]):
         # x = 1, 2 or 3
         return Sequence("bare", (flat[0].value, *flat[1:]))
@@ -374,6 +411,9 @@ def _union(parts: list[Answer]) -> Answer:
             flat.append(Sequence("set", (part,)))
         else:
             return Unread("a union of something else")
+    points = [part for part in flat if isinstance(part, Sequence)]
+    if len(points) == len(flat):
+        return Sequence("set", tuple(item for part in points for item in part.items))
     return Union(tuple(flat))
 
 
@@ -419,6 +459,8 @@ def _name(side: list[Token]) -> str | None:
         return None
     text = " ".join(t.value for t in side)
     kinds = {t.kind for t in side}
+    if [t.value for t in side[1:6]] == ["^", "{", "-", "1", "}"] and side[0].kind == "word":
+        side = [side[0], *side[6:]]  # f^{-1}(x)
     if kinds <= {"word", "text"}:
         return text if text not in ("i", "e", "pi") else None
     if side[0].kind in ("word", "cmd") and len(side) > 1 and side[1][:2] in (("op", "_"), ("op", "("), ("op", "'")):
@@ -644,9 +686,21 @@ def _quantity(items: list[Token]) -> Answer:
         return Sequence("bare", (Expression(plus, unit), Expression(minus, unit)))
     decimal = ""
     signed = core[1:] if core[0][:2] == ("op", "-") else core
-    if len(signed) == 1 and signed[0].kind == "num" and "." in signed[0].value:
-        decimal = ("-" if signed is not core else "") + signed[0].value
+    written = signed[0].value if len(signed) == 1 and signed[0].kind == "num" else _scientific(signed)
+    if "." in written:
+        decimal = ("-" if signed is not core else "") + written
     return Expression(plus, unit, decimal, marked)
+
+
+_POWER_OF_TEN = re.compile(r"\*10\^\{?(-?[0-9]{1,2})\}?")
+
+
+def _scientific(items: list[Token]) -> str:
+    """The decimal that 2.5 × 10^{-3} writes; "" where it is something else."""
+    if not items or items[0].kind != "num" or "." not in items[0].value or len(items) > 8:
+        return ""
+    power = _POWER_OF_TEN.fullmatch("".join(t.value for t in items[1:]))
+    return format(Decimal(items[0].value).scaleb(int(power.group(1))), "f") if power else ""
 
 
 def _called(items: list[Token]) -> bool:
@@ -660,6 +714,8 @@ def _unit(items: list[Token]) -> tuple[list[Token], str, bool]:
         rest = [t for t in items if t[:2] != ("cmd", "$")]
         core, unit, _ = _unit(rest) if rest else (rest, "", False)
         return core, unit if unit not in ("", "$") else "$", True
+    if items[0].kind == "word" and items[0].value.lower() in _MONEY and len(items) > 1 and items[1].kind == "num":
+        return items[1:], units.canonical_unit([items[0].value]), True
     if items[-1][:2] == ("cmd", "$") and len(items) > 1:
         return items[:-1], "$", True
     if items[-1][:2] == ("op", "%") and len(items) > 1:

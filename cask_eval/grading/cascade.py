@@ -118,21 +118,24 @@ def _flat(items: list[Token]) -> list[str]:
     return out
 
 
-_LABEL = re.compile(r"\(?([A-Ja-j])\)?")
+_LABEL = re.compile(r"(?:(?:option|choice|answer) )?\(?([A-Ja-j])\)?", re.IGNORECASE)
 _LABELLED = re.compile(r"\(([A-Ja-j])\)|([A-J])\s?[).:]")
 
 
 def _option(gold: list[Token], answer: list[Token]) -> Decision | None:
-    """Option letters: C is answered by c, (c), and by (C) or C. with what option C says behind it."""
-    want = _LABEL.fullmatch(_plain(gold))
-    if not want or not want.group(1).isupper():
+    """Option letters: C is answered by c, (c), option C, and by (C) or C. with what option C says behind it; and the
+    other way round."""
+    texts = _plain(gold), _plain(answer)
+    bare = [_LABEL.fullmatch(text) for text in texts]
+    labels = [bare[k] or _LABELLED.match(texts[k]) for k in (0, 1)]
+    if not all(labels) or not any(bare):
         return None
-    text = _plain(answer)
-    m = _LABEL.fullmatch(text) or _LABELLED.match(text)
-    if not m:
+    want, got = (next(g for g in m.groups() if g) for m in labels)
+    # A reference says by its case that it is an option: a is a name, and (a) a part.
+    if not want.isupper():
         return None
-    same = next(g for g in m.groups() if g).upper() == want.group(1)
-    return Decision(same, "option", "the option's letter" if same else "another option's letter")
+    got = got.upper()
+    return Decision(want == got, "option", "the option's letter" if want == got else "another option's letter")
 
 
 def _plain(items: list[Token]) -> str:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from cask_eval.grading.answers import (
     INFINITY,
     NOTHING,
+    REALS,
     Answer,
     Based,
     Equation,
@@ -143,6 +144,8 @@ def _words(gold: Answer, answer: Answer) -> bool | None:
     for one, other in ((gold, answer), (answer, gold)):
         if one == Sequence("set", ()) and isinstance(other, Words):
             return other.text.removesuffix("s") in NOTHING
+        if isinstance(one, Interval) and isinstance(other, Words):
+            return _infinite(one.low) and _infinite(one.high) and other.text.removesuffix("s") in REALS
     a, b = _text(gold), _text(answer)
     if a is None or b is None:
         return False

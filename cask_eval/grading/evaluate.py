@@ -1,8 +1,10 @@
 """Whether two expression trees are one value: exactly where both are rational, else at fixed points to 60 digits.
 
 Two expressions are the same when they agree to 35 digits at every point where both are defined, and not the same when
-they differ in the first 25 digits at any. The points depend on the variables' names alone. Costs are bounded: sizes are
-checked before a power or a factorial is taken. mpmath's precision is a global, so this runs in a worker process.
+they differ in the first 25 digits at any. Values that are very small or very large get a second look with more digits,
+so that the rest of a difference is told from a tiny number, and a large number from its neighbour. The points depend
+on the variables' names alone. Costs are bounded: sizes are checked before a power or a factorial is taken. mpmath's
+precision is a global, so this runs in a worker process.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from cask_eval.grading.expression import Tree, variables
 __all__ = ["APPROXIMATE", "Huge", "Undefined", "approximates", "rational", "same", "terminating"]
 
 DPS = 60
+#: Values between these powers of ten are compared at `DPS` digits; up to LARGEST (down to 1/LARGEST) with more.
+ORDINARY, LARGEST = (-15, 25), 20_000
 #: Largest size, in bits, of an exact number.
-BITS = 20_000
+BITS = 200_000
+#: Largest number whose factorial is taken exactly.
+FACTORIAL = 10_000
 #: Largest binary exponent of a real number.
 SCALE = 1_000_000
 #: How far a decimal may lie from the value that it approximates, relative to it.
@@ -114,7 +120,7 @@ def _function(name: str, parts: list[Fraction]) -> Fraction:
     b = parts[1] if len(parts) > 1 else None
     if name == "root" and b is not None and b.denominator == 1 and 1 <= b <= 12:
         return _root(a, int(b))
-    if name == "factorial" and a.denominator == 1 and 0 <= a <= 1000:
+    if name == "factorial" and a.denominator == 1 and 0 <= a <= FACTORIAL:
         return _small(Fraction(math.factorial(int(a))))
     if name == "abs":
         return abs(a)
@@ -124,7 +130,7 @@ def _function(name: str, parts: list[Fraction]) -> Fraction:
         return max(a, b) if name == "max" else min(a, b)
     if b is not None and a.denominator == b.denominator == 1:
         m, n = int(a), int(b)
-        if name == "binomial" and 0 <= n <= m <= 1000:
+        if name == "binomial" and 0 <= n <= m <= FACTORIAL:
             return Fraction(math.comb(m, n))
         if name in ("gcd", "lcm"):
             return Fraction(getattr(math, name)(m, n))
@@ -181,27 +187,51 @@ def same(a: Tree, b: Tree) -> bool | None:
 def _agree(a: Tree, b: Tree, point: dict[str, Fraction], real: bool) -> bool | None:
     import mpmath
 
+    in_reals = real and not (_imaginary(a) or _imaginary(b))
+
+    def value(tree: Tree):
+        return _value(tree, point, mpmath, in_reals)
+
+    def told(gap) -> bool | None:
+        return True if gap <= mpmath.mpf(10) ** -35 else False if gap >= mpmath.mpf(10) ** -25 else None
+
     with mpmath.workdps(DPS):
-        values = []
+        found = []
         for tree in (a, b):
             try:
-                values.append(_value(tree, point, mpmath, real and not (_imaginary(a) or _imaginary(b))))
+                found.append(value(tree))
             except Huge:
-                values.append(None)
-            except (Undefined, ZeroDivisionError, ValueError, OverflowError, TypeError, ArithmeticError):
+                found.append(None)
+            except _NOWHERE:
                 return None
-        x, y = values
+        x, y = found
         if x is None or y is None:
             return None if x is y else False
         if mpmath.isnan(x) or mpmath.isnan(y):
             return None
         if mpmath.isinf(x) or mpmath.isinf(y):
             return bool(x == y)
-        size = max(abs(x), abs(y), mpmath.mpf(10) ** -15)
-        gap = abs(x - y) / size
-        if gap <= mpmath.mpf(10) ** -35:
+        size = max(abs(x), abs(y))
+        if not size:
             return True
-        return False if gap >= mpmath.mpf(10) ** -25 else None
+        verdict, power = told(abs(x - y) / size), int(mpmath.floor(mpmath.log10(size)))
+    if ORDINARY[0] <= power <= ORDINARY[1] or (verdict is False and power > 0):
+        return verdict
+    if abs(power) > LARGEST:
+        return verdict and None
+    with mpmath.workdps(DPS + 2 * abs(power)):
+        try:
+            x, y = value(a), value(b)
+        except (Huge, *_NOWHERE):
+            return None
+        if power > 0:
+            return told(abs(x - y))  # to 35 digits behind the point
+        again = max(abs(x), abs(y))
+        # What more digits make smaller was nothing but what was left of a difference.
+        return True if again < size * mpmath.mpf(10) ** -10 else told(abs(x - y) / again)
+
+
+_NOWHERE = (Undefined, ZeroDivisionError, ValueError, OverflowError, TypeError, ArithmeticError)
 
 
 def _imaginary(tree: Tree) -> bool:

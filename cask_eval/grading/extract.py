@@ -112,16 +112,18 @@ def _boxed(text: str) -> tuple[list[_Box], bool]:
                     found.pop()
                 found.append(_Box(start, i + 1, text[content:i].strip()))
         elif len(kind) > 2:
-            if m := _OPENER.match(text, i + 1):
+            at = mark.end() - len(kind.lstrip("\\"))
+            if m := _OPENER.match(text, at):
                 stack.append((i, m.end()))
                 after, begun = m.end(), True
-            elif m := _TOKEN_BOX.match(text, i + 1):
+            elif m := _TOKEN_BOX.match(text, at):
                 found.append(_Box(i, m.end(), m.group(1).rstrip(".,;:")))
     return found, begun and not found
 
 
-#: What the search for boxes stops at; a backslash takes the character behind it along.
-_MARK = re.compile(r"\\(?:boxed|fbox)|\\.|[{}]", re.DOTALL)
+#: What the search for boxes stops at; a backslash takes the character behind it along. Text that was escaped twice has
+#: two before a box.
+_MARK = re.compile(r"\\{1,2}(?:boxed|fbox)|\\.|[{}]", re.DOTALL)
 _BETWEEN = re.compile(r"(?:[\s$,;~.]|\\(?:quad|qquad|[,;: ()\[\]])|\\text(?=\{)|[{}]|and\b|or\b){0,40}")
 
 

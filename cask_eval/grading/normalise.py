@@ -101,7 +101,7 @@ _DROPPED = {
     "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "bigm",
     "ensuremath", "mathbf", "mathit", "mathsf", "boldsymbol", "bm", "rm", "bf", "it", "mathstrut", "negthinspace",
     "(", ")", "[", "]", "mathopen", "mathclose", "mathord", "mathbin", "mathrel", "strut", "hfill", "nonumber",
-    "mathcal", "phantom", "vphantom", "hline", "smash", "protect", "relax",
+    "mathcal", "phantom", "vphantom", "hline", "smash", "protect", "relax", "mleft", "mright", "bold", "pmb",
 }  # fmt: skip
 _TEXTUAL = {
     "text", "textrm", "textbf", "textit", "textsf", "texttt", "textnormal", "mbox", "hbox", "mathrm", "operatorname",
@@ -133,7 +133,10 @@ _NUM = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 _SPACED = re.compile(r"[1-9][0-9]{0,2}(?:(?: |\\,|\\ |\\;|~)[0-9]{3})+(?![0-9])(?!\s*(?:/|\\[dt]?frac))")
 _SCIENTIFIC = re.compile(r"[eE]([+-]?[0-9]{1,2})(?![0-9A-Za-z.])")
-_EXPLICIT = re.compile(r"(?<=[0-9])(?:\\[!,] ?)?(?:\{,\}|,\s?\\!|\{,\\!\})(?:\\!)?\s?(?=[0-9]{3}(?![0-9]))")
+_EXPLICIT = re.compile(
+    r"(?<=[0-9])(?:(?:\\[!,] ?)?(?:\{,\}|,\s?\\!|\{,\\!\})(?:\\!)?\s?(?=[0-9]{3}(?![0-9]))"
+    r"|,\\!\s?(?=[0-9]{2}(?![0-9])))"  # 12,34,567: only \! says that such a comma parts no items
+)
 _SKIPPED_ARGUMENT = {"hspace", "vspace", "kern", "label", "tag", "color", "textcolor"}
 
 
@@ -213,7 +216,42 @@ def tokens(text: str, lists: bool = False) -> list[Token]:
                 brackets.pop()
             put("op", c)
             i += 1
+    return _scripts(out)
+
+
+def _scripts(items: list[Token]) -> list[Token]:
+    """With every subscript before the exponent at the same base: x^2_1 is x_1^2."""
+    if not any(t[:2] == ("op", "_") for t in items):
+        return items
+    out, i, last = [], 0, 0  # last: where the newest script ends; a second one has no base of its own
+    while i < len(items):
+        if items[i].kind == "op" and items[i].value in "^_":
+            middle = _script_end(items, i)
+            raised = items[i].value == "^" and i > last and middle and items[middle : middle + 1]
+            end = _script_end(items, middle) if raised and items[middle][:2] == ("op", "_") else None
+            if end:
+                out += [*items[middle:end], *items[i:middle]]
+                i = last = end
+                continue
+            last = middle or last
+        out.append(items[i])
+        i += 1
     return out
+
+
+def _script_end(items: list[Token], i: int) -> int | None:
+    """Where the script that begins at `i` ends: one letter, digit or command, or a group of at most 40 tokens."""
+    if i + 1 >= len(items):
+        return None
+    first = items[i + 1]
+    if first[:2] != ("op", "{"):
+        return i + 2 if len(first.value) == 1 and first.kind in ("num", "word") or first.kind == "cmd" else None
+    depth = 0
+    for k in range(i + 1, min(len(items), i + 42)):
+        depth += {"{": 1, "}": -1}.get(items[k].value, 0) if items[k].kind == "op" else 0
+        if not depth:
+            return k + 1
+    return None
 
 
 def _command(text: str, i: int, put, brackets: list[str]) -> int:
@@ -240,7 +278,7 @@ def _command(text: str, i: int, put, brackets: list[str]) -> int:
     if name in _SPACES:
         return end
     if name in _DROPPED:
-        if name in ("left", "right") and text[end : end + 1] == ".":
+        if name in ("left", "right", "mleft", "mright") and text[end : end + 1] == ".":
             end += 1
         return end
     if name in _SKIPPED_ARGUMENT:

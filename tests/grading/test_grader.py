@@ -43,6 +43,8 @@ def boxed(text: str) -> str:
         (r"so \boxed 5$", "boxed", "5", "boxed"),
         (r"the answer is 3 and \boxed{4", "answer", None, "none"),
         (r"\boxed{3} wait \boxed{4", "boxed", "3", "boxed"),
+        (r"escaped twice: \\boxed{\\frac{1}{2}}.", "boxed", r"\\frac{1}{2}", "boxed"),
+        (r"a line \\\boxed{4}", "boxed", "4", "boxed"),
         (r"<think> \boxed{1} </think> \boxed{2}", "boxed", "2", "boxed"),
         (r"<think> \boxed{1} </think> so it is 2", "boxed", None, "none"),
         ("the answer is 5", "boxed", None, "none"),

@@ -109,9 +109,9 @@ def test_extraction_takes_linear_time(piece, rule):
         text = piece * (size // len(piece))
         best = 9.0
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             extract(text, rule)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     seconds(1_000)
