@@ -68,5 +68,6 @@ def command(
         say(f"{tokens:,} tokens of {model_id}")
     else:
         raise CaskError("give --model and --split to measure, or --import FILE to convert")
+    out.parent.mkdir(parents=True, exist_ok=True)
     statistics.save(out)
     click.echo(out)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cask_eval.decide.beside import CORRECTIONS, Beside, beside
 from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, number
+from cask_eval.errors import RecordError
 from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     ArmChoice,
@@ -31,6 +32,7 @@ from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
+from cask_eval.report import regimes
 from cask_eval.report.limits import limits
 from cask_eval.report.measures import Measures, collect
 
@@ -247,6 +249,7 @@ class ReportData:
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
     arms: tuple[tuple[str, tuple[Arm, ...]], ...]
+    regimes: tuple[regimes.Row, ...]
     measures: Measures
     branches: tuple[tuple[str, str, str], ...]
     plan: Plan | None
@@ -257,6 +260,11 @@ class ReportData:
     packages: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
     analysis: AnalysisDocument
+
+    @property
+    def regimes_by_cell(self) -> list[tuple[str, list[regimes.Row]]]:
+        """The rows lie cell by cell."""
+        return [(cell, list(rows)) for cell, rows in groupby(self.regimes, key=lambda r: r.cell)]
 
     def of_verdict(self, verdict: str) -> tuple[Cell, ...]:
         """The comparisons whose caches were judged so for a reason."""
@@ -274,8 +282,8 @@ def gather(
     """Collect what the report prints. `events` may be a whole ledger: other studies' events are passed over.
 
     `level` is the evidence level that `verify` found; without its word it is the lowest. `records` are the held-out
-    ones, for the methods' own measures and nothing else. Raises ValueError when the analysis and the protocol are of
-    different studies.
+    ones, for their regimes and the methods' own measures and nothing else. Raises ValueError when the analysis and the
+    protocol are of different studies.
     """
     if analysis.study != protocol.study:
         raise ValueError(f"the analysis is of study {analysis.study}, the protocol of {protocol.study}")
@@ -283,6 +291,8 @@ def gather(
         raise ValueError(f"evidence level {level!r} is none of {', '.join(LEVELS)}")
     mine = [e for e in events if e.study == analysis.study]
     select = _payload(mine, "select", Select)
+    read, fault = _read(records)
+    order = [c.name for c in protocol.cells], _names(analysis, protocol)
     first = analysis.cells[0] if analysis.cells else None
     others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
     cells = tuple(
@@ -319,7 +329,8 @@ def gather(
             for c in protocol.cells
             if c.name in analysis.arms
         ),
-        measures=collect(records, [c.name for c in protocol.cells], _names(analysis, protocol)),
+        regimes=regimes.collect(read, select, *order) if select and not fault else (),
+        measures=Measures(fault=fmt.one_line(fault)) if fault else collect(read, *order),
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,
         deviations=tuple(_deviations(analysis, mine)),
@@ -338,6 +349,16 @@ def gather(
         steps=tuple(Step(e.seq, e.event, e.time, e.hash) for e in mine),
         analysis=analysis,
     )
+
+
+def _read(records: Iterable[Record]) -> tuple[list[Record], str]:
+    """The records, and why they cannot be read: the rest of the report does not depend on them."""
+    read: list[Record] = []
+    try:
+        read.extend(records)
+    except RecordError as error:
+        return [], str(error)
+    return read, ""
 
 
 def _test(a: AnalysisDocument, protocol: Protocol) -> str:

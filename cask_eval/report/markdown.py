@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from cask_eval.report import format as fmt
 from cask_eval.report.data import Cell, Plan, ReportData, Screening
 from cask_eval.report.measures import NOTE, Measures
+from cask_eval.report.regimes import NAMES
+from cask_eval.report.regimes import NOTE as REGIMES
 
 
 def render(data: ReportData) -> str:
@@ -92,6 +94,13 @@ def _lines(d: ReportData) -> Iterator[str]:
         left=4,
     )
 
+    if d.regimes:
+        yield from ("## Regimes", "", REGIMES, "")
+        yield from table(
+            ["Cell", "Arm", *map(str.capitalize, NAMES), "Failed", "Prompt events", "Decode events", "Guards"],
+            ([r.cell, r.arm, *r.counts, r.failed, r.prefix_events, r.decode_events, r.guards] for r in d.regimes),
+            left=2,
+        )
     yield from _measures(d.measures)
     if d.cells:
         yield from _flips(d.cells)

@@ -29,7 +29,7 @@ _OWN = ("seed", "start", "count")
 @dataclass(frozen=True)
 class Difficulty:
     """words: length of the whole prompt in words, of which at most 16 are left over (SmolLM2's tokenizer makes about
-    1.3 tokens of a word). needles: names with a number. asked: how many of them are asked for. depth: where the needles
+    1.2 tokens of a word). needles: names with a number. asked: how many of them are asked for. depth: where the needles
     stand, in percent of the text; -1 spreads them. query: whether the question stands behind the text only (``after``)
     or before it too (``both``)."""
 

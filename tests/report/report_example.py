@@ -355,7 +355,7 @@ def _choice(preset, params, nominal, budget, more) -> ArmChoice:
     return ArmChoice(
         preset=preset,
         params=params,
-        schedule=ScheduleLock(trigger="slack", budget=budget, delta=16, prompt="keep"),
+        schedule=ScheduleLock(trigger="slack", budget=budget, delta=16, prompt="pinned"),
         footprint=FootprintLock(heads=8, head_dim=32, itemsize=2),
         dev_mean=f"{nominal * 100 + more}/100",
         reference_mean=f"{nominal * 100 + 1}/100",

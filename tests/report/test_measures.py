@@ -13,7 +13,7 @@ from cask_eval.report.measures import NOTE, collect
 
 
 def record(arm, cell="m/b1", phase="heldout", **measures):
-    return SimpleNamespace(arm=arm, cell=cell, phase=phase, measures=measures)
+    return SimpleNamespace(arm=arm, cell=cell, phase=phase, measures=measures, account=lambda: None)
 
 
 def test_means_over_the_trials_that_gave_a_number():
