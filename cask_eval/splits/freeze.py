@@ -64,7 +64,16 @@ def freeze(
         items.append(item)
     try:
         canonical(source)
-        draft = Manifest(name=name, task=task, role=role, source=source, rule=rule, items=items, merkle_root=ZERO)
+        draft = Manifest(
+            manifest="cask-eval/split/1",
+            name=name,
+            task=task,
+            role=role,
+            source=source,
+            rule=rule,
+            items=items,
+            merkle_root=ZERO,
+        )
     except ValidationError as error:
         raise SplitError(f"split {name!r}: {first_fault(error, value=True)}") from None
     except ValueError as error:

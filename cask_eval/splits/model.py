@@ -18,13 +18,14 @@ class Item(Strict):
     digest: Digest
     text: Digest
     minhash: Annotated[str, Field(pattern=r"^[0-9a-f]{256}$")]
-    stratum: str = ""
+    stratum: str
 
 
 class Manifest(Strict):
-    """A frozen split. `source` is what the task plug-in needs to produce the problems again."""
+    """A frozen split. `source` is what the task plug-in needs to produce the problems again. No field has a default:
+    what is left out of the file would be no part of what is there, and yet of its digest."""
 
-    manifest: Literal["cask-eval/split/1"] = "cask-eval/split/1"
+    manifest: Literal["cask-eval/split/1"]
     name: Name
     task: Name
     role: Literal["dev", "heldout"]
