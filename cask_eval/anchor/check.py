@@ -20,9 +20,16 @@ from cask_eval.anchor.errors import AnchorError, UnknownRootError
 from cask_eval.anchor.token import SKEW, Token
 from cask_eval.ledger.events import Anchor, Event
 from cask_eval.ledger.log import TIME
+from cask_eval.ledger.state import StudyState
 
 #: The events that must be anchored for a study to count as anchored, in their order (`milestones`).
 MILESTONES = ("register", "consume", "close")
+#: A stamp shows that its event came before another one only if it was entered before that.
+_FOLLOWED_BY = {"register": "consume", "consume": "close"}
+_TOO_LATE = {
+    "register": "the held-out run began, so nothing shows that the registration was stamped first",
+    "consume": "the run was closed, so nothing shows when it began; `cask-eval confirm --tsa URL` stamps in time",
+}
 #: Each is a signature to verify.
 MAX_ANCHORS = 200
 
@@ -48,13 +55,15 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Findings:
-    """`faults` contradict the evidence; `gaps` say what the anchors do not show, though nothing is wrong; `notes` are
-    the attested times. `brackets` maps each milestone that the study has reached to its bracket."""
+    """`faults` contradict the evidence; `gaps` say what the anchors do not show, though nothing is wrong; `strange` are
+    stamps under roots that the reader does not trust, which prove nothing and take nothing away; `notes` are the
+    attested times. `brackets` maps each milestone that the study has reached to its bracket."""
 
     stamps: tuple[Stamp, ...]
     brackets: dict[str, Bracket]
     faults: tuple[str, ...]
     gaps: tuple[str, ...]
+    strange: tuple[str, ...] = ()
 
     @property
     def anchored(self) -> bool:
@@ -79,35 +88,28 @@ def check_anchors(events: Sequence[Event], study: str, roots: Sequence[Certifica
         return Findings((), {}, (f"the study has {len(anchors)} anchors, more than {MAX_ANCHORS}",), ())
     stamps: list[Stamp] = []
     faults: list[str] = []
-    gaps: list[str] = []
+    strange: list[str] = []
     for anchor in anchors:
         payload = Anchor.model_validate(anchor.payload)
         where = f"line {anchor.seq + 1}, the stamp over line {payload.seq + 1}"
         try:
             stamps.append(_stamp(events, place, anchor, payload, roots))
         except UnknownRootError as error:
-            gaps.append(f"{where}: {error}")
+            strange.append(f"{where}: {error}")
         except (AnchorError, ValueError) as error:
             faults.append(f"{where}: {error}")
     faults += _contradictions(place, stamps)
     reached = milestones(events, study)
-    gaps += _gaps(study, reached, place, stamps)
+    gaps = _gaps(study, reached, place, stamps)
     brackets = {kind: _bracket(event, place, stamps) for kind, event in reached.items()}
-    return Findings(tuple(stamps), brackets, tuple(faults), tuple(gaps))
+    return Findings(tuple(stamps), brackets, tuple(faults), tuple(gaps), tuple(strange))
 
 
 def milestones(events: Sequence[Event], study: str) -> dict[str, Event]:
     """The milestones that a study has reached. Its `register` is the event that stands for the registration when the
     held-out split is consumed: the register event, or the last amendment before that."""
-    found: dict[str, Event] = {}
-    for event in events:
-        if event.study != study:
-            continue
-        if event.event == "amend" and "consume" not in found:
-            found["register"] = event
-        elif event.event in MILESTONES:
-            found.setdefault(event.event, event)
-    return {kind: found[kind] for kind in MILESTONES if kind in found}
+    state = StudyState.of(events, study)
+    return {kind: pair[0] for kind in MILESTONES if (pair := getattr(state, kind))}
 
 
 def stamped(events: Sequence[Event], study: str) -> set[str]:
@@ -174,11 +176,9 @@ def _gaps(study: str, reached: dict[str, Event], place: dict[str, int], stamps: 
             continue
         earliest[kind] = min(s.token.gen_time for s in own)
         entered = min(place[s.anchor.hash] for s in own)
-        if kind == "register" and "consume" in reached and entered > place[reached["consume"].hash]:
-            yield (
-                f"the stamp over {event.event} was entered after the held-out run began, so nothing shows that the "
-                "registration was stamped first"
-            )
+        then = _FOLLOWED_BY.get(kind)
+        if then in reached and entered > place[reached[then].hash]:
+            yield f"the stamp over {event.event} was entered after {_TOO_LATE[kind]}"
     known = list(earliest)
     for before, after in zip(known, known[1:], strict=False):
         if earliest[after] < earliest[before]:

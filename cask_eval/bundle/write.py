@@ -139,6 +139,12 @@ def _complete(e: Evidence) -> None:
     for name, has in wanted.items():
         if has and getattr(e, name) is None:
             raise StateError(f"{e.why(name)}; the ledger names it, so restore it before the study is exported")
+    for era, file in e.superseded:
+        if file is None and era.records:
+            raise StateError(f"{era.records.path} is not there; the ledger names it, so restore it")
+    for lock in (era.register[1].splits.get("dev") for era in e.state.eras):
+        if lock and lock.digest not in e.splits:
+            raise StateError(f"{lock.path} is not the split that the ledger names; restore it")
 
 
 def _bundled(space: Workspace, sources: dict[str, Path]) -> None:

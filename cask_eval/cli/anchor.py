@@ -9,6 +9,7 @@ import click
 
 from cask_eval.cli.common import command_line, json_option, print_json, say, study_argument, workspace
 from cask_eval.errors import CaskError, StateError
+from cask_eval.workspace import Workspace
 
 KINDS = ("register", "amend", "dev_run", "select", "consume", "records", "close", "analysis")
 
@@ -88,6 +89,20 @@ def command(
         print_json(rows)
     elif not rows:
         click.echo(f"{study}: everything is stamped that has to be; --event KIND stamps more")
+
+
+def stamp(space: Workspace, study: str, tsa: str, kinds: tuple[str, ...], roots: Path | None) -> None:
+    """Have events of these kinds stamped, those that no stamp names yet; says so on stderr. Raises CaskError."""
+    from cask_eval.anchor import roots as trusted
+    from cask_eval.anchor.check import milestones, stamped
+    from cask_eval.ledger.log import Ledger
+
+    ledger = Ledger(space.ledger)
+    events = ledger.events()
+    found, done = milestones(events, study), stamped(events, study)
+    wanted = [found[kind].event for kind in kinds if kind in found and found[kind].hash not in done]
+    for row in _ask(ledger, events, study, wanted, tsa, _roots(roots, trusted)) if wanted else ():
+        say(_line(row))
 
 
 def _roots(path: Path | None, trusted):
@@ -171,5 +186,8 @@ def _line(row: dict) -> str:
 
 
 def _say_late(events, event) -> None:
-    if event.event in ("register", "amend") and any(e.event == "consume" and e.study == event.study for e in events):
+    had = {e.event for e in events if e.study == event.study}
+    if event.event in ("register", "amend") and "consume" in had:
         say("note: the held-out run had begun already, so this does not show that the registration was stamped first")
+    if event.event == "consume" and "close" in had:
+        say("note: the held-out run was over already, so this does not show when it began; `confirm --tsa` stamps in time")

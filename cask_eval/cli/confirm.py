@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -43,6 +44,17 @@ DIGITS = 8
     is_flag=True,
     help="Allow problems that another study ran before. Nothing that comes of this run is ever confirmatory.",
 )
+@click.option(
+    "--tsa",
+    metavar="URL",
+    help="Have this authority stamp the registration, the begin and the end of the run, each in time.",
+)
+@click.option(
+    "--roots",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Trust these time-stamp roots (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
+)
 @gate_option
 @device_options
 @json_option
@@ -53,6 +65,8 @@ def command(
     split: str,
     digest: str | None,
     exploratory: bool,
+    tsa: str | None,
+    roots: Path | None,
     gate: str | None,
     device: str,
     slots: int,
@@ -65,7 +79,11 @@ def command(
     from cask_eval.decide.derive import derive
 
     space = workspace(ctx)
-    name = consume(space, study, digest, device, slots, gate, exploratory)
+    if roots and not tsa:
+        raise CaskError(f"--roots {roots}: says whom to trust for --tsa, which is not given; leave it out")
+    name = consume(space, study, digest, device, slots, gate, exploratory, (tsa, roots) if tsa else None)
+    if tsa:
+        _stamp_or_warn(space, name, (tsa, roots), "close")
     document = derive(space, name)
     paths = write_report(space, name)
     if as_json:
@@ -84,13 +102,15 @@ def consume(
     slots: int,
     gate: str | None = None,
     exploratory: bool = False,
+    stamps: tuple[str, Path | None] | None = None,
 ) -> str:
     """Run or resume; returns the study's name. Raises CaskError, before anything is spent, when the digest or the
     branch name does not fit, ConsumedError when the problems are not fresh."""
     quiet()
+    from cask_eval.cli.anchor import stamp
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import pick, studies
-    from cask_eval.runner.steps import confirm, consumption
+    from cask_eval.runner.steps import confirm, consumption, refuse_changed
 
     events = Ledger(space.ledger).events()
     if study and (state := studies(events).get(study)) and state.close and state.analysis is None:
@@ -102,6 +122,7 @@ def consume(
     if state.consume is None:
         if not exploratory:
             _refuse_spent(space, events, state)
+        refuse_changed(space, name, device)
         lock = state.register[1].splits["heldout"]
         protocol, survivors = locked_protocol(state.register[1]), state.select[1].survivors
         cells, arms = len(protocol.cells), len(protocol.heldout_arms(survivors))
@@ -127,26 +148,43 @@ def consume(
             raise CaskError(
                 f"--exploratory: the held-out run of {name!r} began as confirmatory and goes on as that; leave it out"
             )
+    if stamps and state.consume is None:
+        stamp(space, name, stamps[0], ("register",), stamps[1])  # before anything is spent
     with watch(f"confirm {name}") as progress:
-        confirm(space, name, device, slots, progress, exploratory=exploratory)
+
+        def begun() -> None:
+            if stamps:
+                _stamp_or_warn(space, name, stamps, "consume")
+
+        confirm(space, name, device, slots, progress, exploratory=exploratory, begun=begun)
     return name
 
 
+def _stamp_or_warn(space: Workspace, name: str, stamps: tuple[str, Path | None], kind: str) -> None:
+    """A run that has begun is worth more than its stamp."""
+    from cask_eval.cli.anchor import stamp
+
+    try:
+        stamp(space, name, stamps[0], (kind,), stamps[1])
+    except CaskError as error:
+        say(f"warning: {kind} is not stamped: {error}\nmeanwhile, elsewhere: cask-eval anchor {name} --tsa URL")
+
+
 def _refuse_spent(space: Workspace, events: list, state) -> None:
-    """Raises ConsumedError when another study had run these problems before this one was registered."""
-    from cask_eval.ledger.lineage import manifests, spent
-    from cask_eval.ledger.state import studies
+    """Raises ConsumedError when these problems had been looked at before the study was registered."""
+    from cask_eval.ledger.lineage import manifests, shared
     from cask_eval.splits.store import read
 
-    if len(studies(events)) == 1:
-        return
     heldout = read(space.resolve(state.register[1].splits["heldout"].path))
-    others = spent(events, state, heldout, manifests(space, events, state.study))
-    if early := [other.text(len(heldout.items)) for other in others if other.early and other.shared]:
-        raise ConsumedError(
-            f"{early[0]}, and {state.study!r} was registered when that was known, so the problems can confirm nothing; "
-            "freeze fresh ones and register a study on them, or run this one with --exploratory"
-        )
+    for found in shared(events, state.study, heldout, manifests(space, events)):
+        if found.early and found.count:
+            raise ConsumedError(
+                f"{found.text(len(heldout.items))}, and {state.study!r} was registered when that was known, so the "
+                "problems can confirm nothing; freeze fresh ones and register a study on them, or run this one with "
+                "--exploratory"
+            )
+        if found.early:
+            say(f"warning: {found.text(len(heldout.items))}; `verify` will not call the study fresh without it")
 
 
 def _agree(given: str, wanted: str) -> None:

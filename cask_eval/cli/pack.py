@@ -22,10 +22,10 @@ def command(ctx: click.Context, study: str | None) -> None:
     events = Ledger(space.ledger).events()
     name = pick(events, study, {"closed"})
     state = StudyState.of(events, name)
-    for _, event in (*state.superseded, state.dev_run, state.close):
-        path = space.resolve(event.records.path)
+    for committed in [era.records for era in state.eras if era.records] + [state.close[1].records]:
+        path = space.resolve(committed.path)
         before = path.stat().st_size if path.exists() else 0
-        if RecordStore(path).pack(event.records):
+        if RecordStore(path).pack(committed):
             click.echo(f"{jsonl.packed(path)}: {before:,} bytes in {jsonl.packed(path).stat().st_size:,}")
         else:
             click.echo(f"{jsonl.packed(path)}: packed already")

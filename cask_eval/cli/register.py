@@ -33,15 +33,18 @@ def lock(protocol: Path, device: str):
     """(ledger event, power line). Raises ProtocolError on lint errors; warnings are printed and recorded."""
     quiet()
     from cask_eval.decide.lint import describe_power
+    from cask_eval.ledger.lineage import manifests, shared
     from cask_eval.ledger.log import Ledger
-    from cask_eval.ledger.state import consumers
     from cask_eval.runner.steps import register
 
     loaded, workspace, manifest, warnings = examined(protocol)
-    if manifest and (spent := consumers(Ledger(workspace.ledger).events(), manifest.merkle_root)):
+    events = Ledger(workspace.ledger).events()
+    for found in shared(events, loaded.protocol.study, manifest, manifests(workspace, events)) if manifest else ():
+        if found.count is None:
+            continue
         warnings.append(
-            f"task.heldout: {', '.join(spent)} consumed the same problems before; what was learnt from them may have "
-            "shaped this protocol, so `confirm` will refuse them unless the run is exploratory; freeze fresh problems"
+            f"task.heldout: {found.text(len(manifest.items))}; what was learnt there may have shaped this protocol, so "
+            "`confirm` will refuse these problems unless the run is exploratory; freeze fresh ones"
         )
     for line in warnings:
         say(f"warning: {line}")

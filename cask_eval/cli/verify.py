@@ -149,7 +149,7 @@ def _again(count: int, device: str, draw: str | None):
             done = reexecute(Workspace(e.workspace), e.state, records, f"{chosen} {head}", count, place)
         except CaskError as error:
             return Rerun.of("not_checked", [f"nothing could be executed again: {error}"])
-        return judged(done.done, done.total, done.differ, done.foreign)
+        return judged(done.done, done.total, done.differ, done.machine, done.subject)
 
     return again
 

@@ -34,12 +34,8 @@ from cask_eval.stats.multiplicity import CORRECTIONS
 from cask_eval.stats.pairs import Pairs
 from cask_eval.stats.procedures import PROCEDURES, p_values
 from cask_eval.stats.sensitivity import sensitivity
+from cask_eval.stats.summary import FEW_DISCORDANT
 from cask_eval.stats.tango import non_inferiority
-
-# Below this many problems that differ, the bootstrap rejects more often than its level (statistics: exact size
-# .0200 at nominal .0125 with about six).
-FEW_DISCORDANT = 20
-
 
 def analyse(
     protocol: Protocol,

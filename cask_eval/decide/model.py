@@ -124,7 +124,8 @@ class Screened(Strict):
 
 
 class AnalysisDocument(Strict):
-    """The whole result. `label` is ``confirmatory`` only for an unamended, one-shot study.
+    """The whole result. `label` is ``exploratory`` where the protocol was amended after the held-out split
+    was consumed, or the run said that it was.
 
     `screening` lists every registered candidate, `cells` the comparisons of those that survived, candidate by
     candidate. `family` is the registered number of comparisons, which those that screening left out stay in.

@@ -1,4 +1,4 @@
-"""What an amendment may change, and how the change is written down. Pure functions of two protocol documents."""
+"""How two registrations differ, what an amendment may change, and how the change is written down."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ READ_BY_THE_ANALYSIS = frozenset(
     {"hypothesis", "expected_effect", "expected_discordance", "matched_cache", "test", "branches"}
 )
 
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Every difference between two protocol documents, at the deepest field that both have, in the fields' order."""
-    return list(_changes(before, after, ""))
-
-
-def _changes(before: Any, after: Any, where: str) -> Iterator[Change]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in sorted(before.keys() | after.keys()):
-            yield from _changes(before.get(key, _NOTHING), after.get(key, _NOTHING), f"{where}.{key}".lstrip("."))
-    elif before != after:
-        yield Change(field=where, before=_text(before), after=_text(after))
-
-
+_ABOUT_THE_PROTOCOL = {"protocol_path", "protocol_raw", "protocol_digest", "protocol", "warnings"}
 _NOTHING = object()
 
 
-def _text(value: Any) -> str:
-    return "" if value is _NOTHING else canonical(value).decode()
+def changes(before: Register, after: Register) -> list[Change]:
+    """Every difference between two registrations: of their protocols, then, under `locked.`, of all else they lock."""
+    return [
+        *differences(before.protocol, after.protocol),
+        *differences(locks(before), locks(after), "locked"),
+    ]
+
+
+def locks(payload: Register) -> dict[str, Any]:
+    """What a registration locks besides its protocol; lists whose items have names are by name."""
+    kept = set(Register.model_fields) - _ABOUT_THE_PROTOCOL
+    return {name: _by_name(value) for name, value in payload.model_dump(mode="json", include=kept).items()}
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[Change]:
+    """Every difference between two JSON values, at the deepest field that both have, in the fields' order."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            place = f"{where}.{key}" if where else key
+            yield from differences(before.get(key, _NOTHING), after.get(key, _NOTHING), place)
+    elif before != after:
+        yield Change(field=where, before=_text(before), after=_text(after))
 
 
 def forbidden(made: list[Change]) -> list[str]:
@@ -39,7 +46,11 @@ def forbidden(made: list[Change]) -> list[str]:
     return [c.field for c in made if c.field.partition(".")[0] not in READ_BY_THE_ANALYSIS]
 
 
-def locks(payload: Register) -> dict[str, Any]:
-    """What a registration locks besides its protocol; an amendment after `consume` must repeat it."""
-    kept = set(Register.model_fields) - {"protocol_path", "protocol_raw", "protocol_digest", "protocol", "warnings"}
-    return payload.model_dump(mode="json", include=kept)
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
+        return {v["name"]: v for v in value}
+    return value
+
+
+def _text(value: Any) -> str:
+    return "" if value is _NOTHING else canonical(value).decode()

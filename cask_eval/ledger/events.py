@@ -176,7 +176,8 @@ class Register(Strict):
 
 
 class Change(Strict):
-    """One difference between two protocols: where, and both values as canonical JSON, "" where there was none."""
+    """One difference between two registrations: where (a field of the protocol, or after `locked.` one of the other
+    locks), and both values as canonical JSON, "" where there was none."""
 
     field: str
     before: str
@@ -187,11 +188,13 @@ class Amend(Register):
     """A new protocol in the place of the registered one, and why. Until the held-out split is consumed everything is
     locked anew, this event's hash stands for the registration, and the dev split is run again. After that the trials
     stay what they are: only what the analysis reads may change, the other locks are repeated, and whatever follows is
-    exploratory. `replaces`: hash of the event whose protocol it replaces. `changes` follow from both protocols."""
+    exploratory. `replaces`: hash of the event whose protocol it replaces. `changes` follow from both events. `dev`: the
+    dev records of a run that was not finished when it was put aside."""
 
     reason: Annotated[str, Field(min_length=10, max_length=4000)]
     replaces: Digest
     changes: Annotated[list[Change], Field(min_length=1)]
+    dev: RecordsCommit | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class DevRun(Strict):

@@ -24,6 +24,7 @@ from cask_eval.ledger.events import (
     DevRun,
     Event,
     Records,
+    RecordsCommit,
     Register,
     Select,
 )
@@ -34,18 +35,35 @@ STATES = ("unregistered", "registered", "tuned", "consumed", "closed")
 
 
 @dataclass(frozen=True)
+class Era:
+    """A time under one registration: what was locked, the dev run that was finished under it, and the amendment that
+    ended it, None for the present one."""
+
+    register: tuple[Event, Register]
+    dev_run: tuple[Event, DevRun] | None
+    ended: tuple[Event, Amend] | None = None
+
+    @property
+    def records(self) -> RecordsCommit | None:
+        """The dev records that are committed to, finished or as far as they had come when the study was amended."""
+        if self.dev_run:
+            return self.dev_run[1].records
+        return self.ended[1].dev if self.ended else None
+
+
+@dataclass(frozen=True)
 class StudyState:
     """One study's events, each as (event, payload). Where the ledger has an event twice, the first counts.
 
     register: the event that the trials refer to, which is the registration or the last amendment before `consume`, and
-    what is locked now. superseded: dev runs that an amendment has put aside. analysis: the last one; an amendment
-    after `consume` asks for another.
+    what is locked now. superseded: what amendments have put aside. analysis: the last one; an amendment after `consume`
+    asks for another.
     """
 
     study: str
     register: tuple[Event, Register] | None = None
     amendments: tuple[tuple[Event, Amend], ...] = ()
-    superseded: tuple[tuple[Event, DevRun], ...] = ()
+    superseded: tuple[Era, ...] = ()
     dev_run: tuple[Event, DevRun] | None = None
     select: tuple[Event, Select] | None = None
     consume: tuple[Event, Consume] | None = None
@@ -70,8 +88,9 @@ class StudyState:
             elif event.event == "amend":
                 several["amendments"].append(pair)
                 if "consume" not in found:
-                    if "dev_run" in found:
-                        several["superseded"].append(found.pop("dev_run"))
+                    run = found.pop("dev_run", None)
+                    if "register" in found:
+                        several["superseded"].append(Era(found["register"], run, pair))
                     found.pop("select", None)
                     found["register"] = pair
                 else:
@@ -80,6 +99,11 @@ class StudyState:
             else:
                 found.setdefault(event.event, pair)
         return cls(study, **{name: tuple(pairs) for name, pairs in several.items()}, **found)
+
+    @property
+    def eras(self) -> tuple[Era, ...]:
+        """One for each registration that was in force before `consume`, the present one last."""
+        return (*self.superseded, Era(self.register, self.dev_run)) if self.register else ()
 
     @property
     def name(self) -> str:
@@ -108,20 +132,32 @@ class StudyState:
         exploratory = self.late or (self.consume and self.consume[1].exploratory)
         return "exploratory" if exploratory else "confirmatory"
 
+    @property
+    def seeding(self) -> tuple[Event, Anchor] | None:
+        """The first time stamp over the registration, where the protocol wants the seeds to depend on it."""
+        assert self.register
+        event, locked = self.register
+        if locked.protocol.get("anchor", "none") == "none":
+            return None
+        return next((pair for pair in self.anchors if pair[1].hash == event.hash), None)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether all that seeds are derived from is there."""
+        assert self.register
+        return self.register[1].protocol.get("anchor", "none") == "none" or self.seeding is not None
+
     def seed_root(self) -> str:
         """What the seeds of all trials are derived from: the registration's hash, together with the beacon of its
         first time stamp where the protocol asks for one. Raises StateError while that is missing."""
         assert self.register
-        event, locked = self.register
-        if locked.protocol.get("anchor", "none") == "none":
-            return event.hash
-        beacon = next((anchor.beacon for _, anchor in self.anchors if anchor.hash == event.hash), None)
-        if beacon is None:
+        event = self.register[0]
+        if not self.seeded:
             raise StateError(
                 f"the protocol of {self.study!r} says `anchor: registration`, so nothing runs before the registration "
                 f"is time-stamped; run `cask-eval anchor {self.study} --tsa URL`"
             )
-        return digest({"registration": event.hash, "beacon": beacon})
+        return digest({"registration": event.hash, "beacon": self.seeding[1].beacon}) if self.seeding else event.hash
 
 
 def require(state: StudyState, kind: str) -> None:
@@ -190,15 +226,6 @@ def studies(events: Iterable[Event]) -> dict[str, StudyState]:
     return {study: StudyState.of(own, study) for study, own in grouped.items()}
 
 
-def consumers(events: Iterable[Event], merkle_root: str) -> list[str]:
-    """The studies that consumed a held-out split with this root, in the order they are in the ledger."""
-    return [
-        study
-        for study, state in studies(events).items()
-        if state.consume and state.register and state.register[1].splits["heldout"].merkle_root == merkle_root
-    ]
-
-
 def pick(events: Iterable[Event], name: str | None, states: Collection[str]) -> str:
     """The study that a command is about: `name`, or the only study in one of `states`.
 
@@ -265,6 +292,8 @@ def _require(holds: bool, message: str) -> None:
 def next_command(state: StudyState) -> str:
     """The arguments of the command that takes a study on from where it stands."""
     study = state.study
+    if not state.consume and state.register and not state.seeded:
+        return f"anchor {study} --tsa URL"
     if state.name == "closed":
         return f"verify {study}" if state.analysis else f"analyze {study}"
     return {

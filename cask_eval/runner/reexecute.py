@@ -9,24 +9,25 @@ from itertools import groupby
 
 from cask_eval.canonical import canonical
 from cask_eval.errors import StateError
-from cask_eval.ledger.events import Register
 from cask_eval.ledger.state import StudyState
 from cask_eval.records.model import Record
 from cask_eval.records.store import evidence_of
-from cask_eval.runner.study import facts, open_study
+from cask_eval.runner.study import drift, facts, open_study
 from cask_eval.runner.trials import Batch, Bench
 from cask_eval.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Again:
-    """`done` trials of `total` were executed again; `differ` names those that came out otherwise, `foreign` in what
-    this machine is not the one that the study was registered on."""
+    """`done` trials of `total` were executed again; `differ` names those that came out otherwise. `machine` says in what
+    this one is not the machine that the study was registered on, `subject` in what that which was executed is not what
+    was registered: models, methods, problems."""
 
     done: int
     total: int
     differ: tuple[str, ...]
-    foreign: tuple[str, ...]
+    machine: tuple[str, ...]
+    subject: tuple[str, ...]
 
 
 def drawn(records: Sequence[Record], draw: str, count: int) -> list[Record]:
@@ -64,16 +65,7 @@ def reexecute(
 
         batch = Batch("heldout", cells[cell], arm, "", state.select[1].arms[cell][arm])
         bench.run(batch, every - wanted.keys(), compare, lambda *_: None)
-    return Again(len(chosen), len(records), tuple(differ), tuple(_foreign(register, facts(study, device, []))))
-
-
-def _foreign(locked: Register, now: Register) -> list[str]:
-    """What is not as it was registered: the machine, the code, or the very models."""
-    names = ("python", "platform", "device", "cuda", "driver", "packages", "toolkit")
-    here, there = now.environment, locked.environment
-    out = [f"{name} is not what was registered" for name in names if getattr(here, name) != getattr(there, name)]
-    for name in ("methods", "models", "task", "grader", "splits", "prompt"):
-        before = getattr(locked, name, None)
-        if before is not None and before != getattr(now, name):
-            out.append(f"{name}: not what was registered")
-    return out
+    other = [c.field.removeprefix("locked.").split(".") for c in drift(register, facts(study, device, []))]
+    machine = dict.fromkeys(name for top, *rest in other if top == "environment" for name in rest[:1])
+    subject = dict.fromkeys(top for top, *_ in other if top != "environment")
+    return Again(len(chosen), len(records), tuple(differ), tuple(machine), tuple(subject))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cask_eval.canonical import digest
 from cask_eval.decide.budgets import tried
-from cask_eval.errors import DriftError, StateError
+from cask_eval.errors import DriftError, SplitError, StateError
 from cask_eval.ledger.amend import READ_BY_THE_ANALYSIS, changes, forbidden
 from cask_eval.ledger.events import (
     Amend,
@@ -24,6 +24,7 @@ from cask_eval.ledger.events import (
     Register,
     Select,
 )
+from cask_eval.ledger.lineage import manifests, shared
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
 from cask_eval.protocol.keys import dev_keys, expected_keys, is_step, keys_root, search_keys, step_config
@@ -66,16 +67,10 @@ def amend(workspace: Workspace, path: Path, reason: str, device: str, warnings: 
     require(state, "amend")
     before = (state.amendments[-1] if state.amendments else state.register)[0].hash
     locked = state.register[1]
-    made = changes(locked.protocol, loaded.protocol.document())
-    if not made:
-        raise StateError(f"{path} says what is registered already; edit it, then amend")
     if state.consume is None:
-        now = facts(open_study(workspace, path), device, warnings)
-    elif fields := forbidden(made):
-        raise StateError(
-            f"the held-out split of {name!r} is consumed, so {', '.join(fields)} cannot change any more; only "
-            f"{', '.join(sorted(READ_BY_THE_ANALYSIS))} can. Register a new study under another name"
-        )
+        study = open_study(workspace, path)
+        _refuse_dev_problems(workspace, ledger, study)
+        now = facts(study, device, warnings)
     else:
         now = locked.model_copy(
             update={
@@ -86,9 +81,41 @@ def amend(workspace: Workspace, path: Path, reason: str, device: str, warnings: 
                 "warnings": warnings,
             }
         )
+    made = changes(locked, now)
+    if not made:
+        raise StateError(f"{path} says what is registered already, and nothing else differs; edit it, then amend")
+    if state.consume and (fields := forbidden(made)):
+        raise StateError(
+            f"the held-out split of {name!r} is consumed, so {', '.join(fields)} cannot change any more; only "
+            f"{', '.join(sorted(READ_BY_THE_ANALYSIS))} can. Register a new study under another name"
+        )
     own = {field: getattr(now, field) for field in Register.model_fields}
     payload = Amend(**own, reason=reason, replaces=before, changes=made)
-    return ledger.append(name, "amend", payload, allow=guard(name, "amend"))
+    if state.consume:
+        return ledger.append(name, "amend", payload, allow=guard(name, "amend"))
+    # While the records are held no dev run can go on that the amendment puts aside.
+    with RecordStore(workspace.records(name, "dev", state.revision)).open() as store:
+        finished = StudyState.of(ledger.events(), name).dev_run
+        if finished is None and store.done:
+            payload = payload.model_copy(update={"dev": _commit(store, workspace)})
+
+        def allow(events: list[Event]) -> None:
+            guard(name, "amend", before)(events)
+            if StudyState.of(events, name).consume:
+                raise StateError(f"the held-out split of {name!r} was consumed while this ran; amend again")
+
+        return ledger.append(name, "amend", payload, allow=allow)
+
+
+def _refuse_dev_problems(workspace: Workspace, ledger: Ledger, study: Study) -> None:
+    """Raises SplitError when a held-out problem was a dev problem of the same study before."""
+    events, heldout = ledger.events(), study.heldout.manifest
+    for found in shared(events, study.protocol.study, heldout, manifests(workspace, events)):
+        if found.look.study == study.protocol.study and found.count:
+            raise SplitError(
+                f"task.heldout: {found.count} of {len(heldout.items)} problems in {study.heldout.path} were dev problems "
+                f"of this study ({found.look.lock.path}), so they can confirm nothing; freeze fresh ones"
+            )
 
 
 def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
@@ -189,12 +216,24 @@ def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
     return state, state.register[1].protocol_digest
 
 
+def refuse_changed(workspace: Workspace, name: str, device: str) -> None:
+    """Raises DriftError when protocol, splits, code, models or environment are not as they were registered."""
+    _reopen(workspace, StudyState.of(Ledger(workspace.ledger).events(), name).register[1], device)
+
+
 def confirm(
-    workspace: Workspace, name: str, device: str, slots: int, watch: Watch, *, exploratory: bool = False
+    workspace: Workspace,
+    name: str,
+    device: str,
+    slots: int,
+    watch: Watch,
+    *,
+    exploratory: bool = False,
+    begun: Callable[[], None] = lambda: None,
 ) -> Event:
     """Run the held-out split once. `consume` is written before the first held-out prompt; a run that was cut off
     resumes inside the same attempt with the trials that are missing. An `exploratory` run says so in `consume`, and
-    nothing that comes of it is ever confirmatory."""
+    nothing that comes of it is ever confirmatory. `begun` is called when `consume` is in the ledger."""
     ledger = Ledger(workspace.ledger)
     state, _ = consumption(workspace, name)
     event, registered = state.register
@@ -221,6 +260,7 @@ def confirm(
             session = 1 + len(state.sessions)
             _end_session(ledger, study, session, False, store, device)
             session += 1
+        begun()
         if not _is_complete(state):
             watch.start(len(expected), len(store.done))
             bench = Bench(study, event.hash, state.seed_root(), device, slots)

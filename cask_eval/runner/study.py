@@ -8,7 +8,8 @@ from typing import Any
 
 from cask_eval.engine import registry
 from cask_eval.errors import DriftError, MethodError, SplitError
-from cask_eval.ledger.events import PromptLock, Register, SplitLock
+from cask_eval.ledger.amend import changes
+from cask_eval.ledger.events import Change, PromptLock, Register, SplitLock
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.load import Loaded, load
 from cask_eval.protocol.model import Protocol
@@ -21,6 +22,8 @@ from cask_eval.splits.store import read
 from cask_eval.tasks import Problem, data
 from cask_eval.tasks import registry as tasks
 from cask_eval.workspace import Workspace
+
+MAX_SAID = 20
 
 
 @dataclass(frozen=True)
@@ -148,31 +151,21 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
 def refuse_drift(study: Study, registered: Register, device: str) -> None:
     """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
     now = facts(study, device, registered.warnings)
-    differences = []
-    locked = ("protocol_raw", "protocol_digest", "splits", "methods", "models", "environment", "task", "grader")
-    for field in (*locked, "prompt"):
-        before, after = getattr(registered, field), getattr(now, field)
-        if before is not None and before != after:
-            differences.append(f"{field}: {_first_difference(field, _plain(before), _plain(after))}")
-    if differences:
+    said = [f"{c.field} was {c.before or 'none'}, is {c.after or 'none'}" for c in drift(registered, now)]
+    if registered.protocol_raw != now.protocol_raw:
+        said.append(f"protocol_raw was {registered.protocol_raw}, is {now.protocol_raw}")
+    if said:
+        more = [f"and {len(said) - MAX_SAID} more"] if len(said) > MAX_SAID else []
         raise DriftError(
             "something differs from the registration, so nothing was run:\n  "
-            + "\n  ".join(differences)
-            + "\nRestore what was registered, or register a new study under another name."
+            + "\n  ".join(said[:MAX_SAID] + more)
+            + f"\nRestore what was registered. Or say that it changed, and why: `cask-eval amend {study.loaded.path} "
+            "--reason TEXT`, which asks for another dev run, as long as the held-out split is not consumed. Or "
+            "register a new study under another name."
         )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return {v.name: _plain(v) for v in value} if value and hasattr(value[0], "name") else value
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return _plain(value.model_dump(mode="json")) if hasattr(value, "model_dump") else value
-
-
-def _first_difference(where: str, before: Any, after: Any) -> str:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                return _first_difference(f"{where}.{key}", before.get(key), after.get(key))
-    return f"{where} was {before}, is {after}"
+def drift(registered: Register, now: Register) -> list[Change]:
+    """In what two registrations differ, but for locks that an earlier form of the first does not have."""
+    absent = {f"locked.{name}" for name in ("task", "grader", "prompt") if getattr(registered, name) is None}
+    return [c for c in changes(registered, now) if c.field not in absent]

@@ -1,10 +1,13 @@
-"""Whether two splits share problems: by id, by normalised text, by near-duplicate sketch."""
+"""Which problems two splits share: by id, by normalised text, by near-duplicate sketch."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import Literal
 
 from cask_eval.splits.freeze import HASHES
 from cask_eval.splits.model import Item, Manifest
@@ -12,35 +15,54 @@ from cask_eval.splits.model import Item, Manifest
 THRESHOLD = "0.8"
 
 
-def overlaps(dev: Manifest, heldout: Manifest, threshold: str = THRESHOLD) -> list[str]:
-    """One line per pair of problems that must not be in both splits; none means that the splits are disjoint.
+@dataclass(frozen=True)
+class Pair:
+    """One problem in two splits. `agree`: on how many sketch positions, where `how` is "near"."""
 
-    Two prompts are near-duplicates when their sketches agree on at least `threshold` of the positions. Raises
-    ValueError when the threshold is no decimal above 0 and at most 1.
-    """
+    item: Item
+    other: Item
+    how: Literal["id", "text", "near"]
+    agree: int = HASHES
+
+
+def pairs(others: Manifest, mine: Manifest, threshold: str = THRESHOLD, *, ids: bool = True) -> Iterator[Pair]:
+    """Every pair of a problem of `mine` and one of `others` that are the same or nearly so. Two prompts are
+    near-duplicates when their sketches agree on at least `threshold` of the positions. Without `ids` equal ids mean
+    nothing: two sources may number alike. Raises ValueError when the threshold is no decimal above 0 and at most 1."""
     need = _positions(threshold)
-    by_id = {item.id: item for item in dev.items}
+    by_id = {item.id: item for item in others.items} if ids else {}
     by_text: dict[str, list[Item]] = defaultdict(list)
-    for item in dev.items:
+    for item in others.items:
         by_text[item.text].append(item)
-    index = _index(dev.items, need)
-    out = []
-    for item in heldout.items:
+    index = _index(others.items, need)
+    for item in mine.items:
         reported = set()
         if item.id in by_id:
             reported.add(item.id)
-            out.append(f"{item.id!r} has the same id in {dev.name} and {heldout.name}")
+            yield Pair(item, by_id[item.id], "id")
         for other in by_text.get(item.text, []):
             if other.id not in reported:
                 reported.add(other.id)
-                out.append(f"{item.id!r} of {heldout.name} has the text of {other.id!r} of {dev.name}")
+                yield Pair(item, other, "text")
         near = {o.id: o for band in _bands(item, need) for o in index.get(band, []) if o.id not in reported}
         for other in sorted(near.values(), key=lambda o: o.id):
             if (agree := agreement(item, other)) >= need:
-                out.append(
-                    f"{item.id!r} of {heldout.name} is a near-duplicate of {other.id!r} of {dev.name} "
-                    f"({agree} of {HASHES} sketch positions agree, {need} are enough)"
-                )
+                yield Pair(item, other, "near", agree)
+
+
+def overlaps(dev: Manifest, heldout: Manifest, threshold: str = THRESHOLD) -> list[str]:
+    """One line per pair of problems that must not be in both splits; none means that the splits are disjoint. Raises
+    ValueError as `pairs`."""
+    need, out = _positions(threshold), []
+    for p in pairs(dev, heldout, threshold):
+        mine, other = f"{p.item.id!r} of {heldout.name}", f"{p.other.id!r} of {dev.name}"
+        if p.how == "id":
+            out.append(f"{p.item.id!r} has the same id in {dev.name} and {heldout.name}")
+        elif p.how == "text":
+            out.append(f"{mine} has the text of {other}")
+        else:
+            said = f"{p.agree} of {HASHES} sketch positions agree, {need} are enough"
+            out.append(f"{mine} is a near-duplicate of {other} ({said})")
     return out
 
 

@@ -45,7 +45,7 @@ class Result:
     def line(self) -> str:
         word = {"pass": "ok", "fail": "FAIL", "not_checked": "not checked"}[self.status]
         first = f": {self.details[0]}" if self.details else ""
-        more = f" (+{len(self.details) - 1} more)" if len(self.details) > 1 and self.status == "fail" else ""
+        more = f" (+{len(self.details) - 1} more)" if len(self.details) > 1 else ""
         return f"{self.id}  {word:<11}  {self.title}{first}{more}"
 
     def to_json(self) -> dict[str, Any]:

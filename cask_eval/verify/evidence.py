@@ -23,9 +23,9 @@ from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError, RecordError, StateError
 from cask_eval.fields import first_fault
 from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, RecordsCommit, Register, Select
-from cask_eval.ledger.lineage import manifests as manifests_elsewhere
+from cask_eval.ledger.lineage import manifests as splits_of
 from cask_eval.ledger.log import audit
-from cask_eval.ledger.state import Label, StudyState
+from cask_eval.ledger.state import Era, Label, StudyState
 from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import prompt as prompts
 from cask_eval.protocol import yaml
@@ -99,10 +99,10 @@ class Evidence:
     problems: dict[Role, Problems]
     load_faults: tuple[str, ...]
     absent: dict[str, str]
-    elsewhere: dict[tuple[str, Role], Manifest] = field(default_factory=dict)
-    """The splits of the ledger's other studies, as far as they are here and are what was registered."""
-    superseded: tuple[RecordFile | None, ...] = ()
-    """The dev records that amendments have put aside, one for each of `state.superseded`."""
+    splits: dict[str, Manifest] = field(default_factory=dict)
+    """Digest → split, of all that the ledger's studies may have looked at, as far as they are here."""
+    superseded: tuple[tuple[Era, RecordFile | None], ...] = ()
+    """The eras that an amendment ended and that left dev records, each with its file."""
     prompt_file: bytes | None = None
     """The file that the protocol's `prompt` names; None too where it names none."""
     roots: tuple[Any, ...] | None = None
@@ -239,7 +239,7 @@ class _Loader:
             if task:
                 problems = {role: p for role, m in manifests.items() if (p := self.problems(task, role, m))}
 
-        superseded = tuple(self.records("superseded", payload.records) for _, payload in state.superseded)
+        superseded = tuple((x, self.records("superseded", x.records)) for x in state.superseded if x.records)
         dev = self.records("dev", state.dev_run[1].records if state.dev_run else None)
         commits = [pair[1].records for pair in (state.close, *reversed(state.sessions)) if pair]
         heldout = self.records("heldout", commits[0] if commits else None)
@@ -247,7 +247,7 @@ class _Loader:
         return Evidence(
             self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
             protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
-            tuple(self.faults), self.absent, manifests_elsewhere(self.workspace, events, study), superseded,
+            tuple(self.faults), self.absent, splits_of(self.workspace, events), superseded,
             prompt_file,
         )  # fmt: skip
 

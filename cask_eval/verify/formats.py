@@ -17,8 +17,10 @@ PREDICATE = "https://in-toto.io/attestation/eval-result/v0.1"
 
 def junit(verdict: Verdict) -> str:
     """One test case a check; one that was not done is skipped, and so is the level where it is too low."""
+    outcome = ["the outcome was not derived again"] if verdict.outcome is None else [str(verdict.outcome)]
     cases = [(r.id, r.title, r.status, r.details) for r in verdict.results]
     low = "not_checked" if verdict.level < verdict.require else "pass"
+    cases.append(("outcome", "label, branch and decision", "pass" if verdict.outcome else "not_checked", outcome))
     cases.append(("level", f"evidence level {verdict.require}", low, [f"it is {verdict.level}"]))
     count = {status: str(sum(c[2] == status for c in cases)) for status in ("fail", "not_checked")}
     suite = ElementTree.Element(

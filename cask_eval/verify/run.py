@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,20 @@ NOT_PROVEN = """What this does not prove:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a study decided, and what that may be called."""
+
+    label: str
+    branch: str
+    decision: str
+
+    def __str__(self) -> str:
+        return f"{self.label}, branch {self.branch}: {self.decision}"
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """All results, and the evidence level reached. Exit code: 1 when a check fails; 3 when a claimed check could not
+    """All results, the outcome where it was derived again (V21) and no check fails, and the evidence level reached. Exit code: 1 when a check fails; 3 when a claimed check could not
     be done or the level is below the required one; else 0."""
 
     study: str
@@ -34,6 +46,7 @@ class Verdict:
     level: Level
     require: Level
     head: str | None = None
+    outcome: Outcome | None = None
 
     @property
     def failed(self) -> list[Result]:
@@ -56,7 +69,8 @@ class Verdict:
         gaps = [f"not checked: {', '.join(r.id for r in self.undone)}"] if self.undone else []
         if self.level < self.require:
             gaps.append(f"evidence level {self.level}, required {self.require}")
-        return f"{self.study}: nothing found wrong" + (f"; incomplete ({'; '.join(gaps)})" if gaps else "")
+        found = f"{self.outcome}; nothing found wrong" if self.outcome else "nothing found wrong"
+        return f"{self.study}: {found}" + (f"; incomplete ({'; '.join(gaps)})" if gaps else "")
 
     @property
     def lines(self) -> list[str]:
@@ -69,6 +83,7 @@ class Verdict:
             "study": self.study,
             "exit_code": self.exit_code,
             "summary": self.summary,
+            "outcome": asdict(self.outcome) if self.outcome else None,
             "level": self.level,
             "level_meaning": LEVELS[self.level],
             "require": self.require,
@@ -106,4 +121,7 @@ def judge(evidence: Evidence, require: Level = "L2", again: Rerun | None = None)
     results = [check.run(evidence) for check in CHECKS]
     level = level_of(evidence, results, again)
     results += [again] if again else []
-    return Verdict(evidence.study, results, level, require, evidence.head)
+    document, outcome = evidence.document, None
+    if document and all(r.status == "pass" if r.id == "V21" else r.status != "fail" for r in results):
+        outcome = Outcome(document.label, document.branch, document.decision)
+    return Verdict(evidence.study, results, level, require, evidence.head, outcome)

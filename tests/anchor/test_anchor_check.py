@@ -130,10 +130,8 @@ def test_a_stamp_on_a_later_event_covers_the_earlier_ones(story, judge):
 
 def test_an_amendment_stands_for_the_registration(story, judge):
     """Whose stamp counts is what was in force when the held-out split was consumed."""
-    kinds = ("register", "dev_run", "analysis", "consume", "analysis")
-    register, dev_run, amend, consume, later = (story.add(kind) for kind in kinds)
-    amend, later = (e.model_copy(update={"event": "amend"}) for e in (amend, later))
-    events = [register, dev_run, amend, consume, later]
+    register, _, amend, consume, _ = (story.add(k) for k in ("register", "dev_run", "amend", "consume", "amend"))
+    events = story.events
     assert check.milestones(events, "s") == {"register": amend, "consume": consume}
     assert check.milestones(events[:2], "s") == {"register": register}
     assert check.milestones(events, "t") == {}
@@ -214,8 +212,28 @@ def test_an_authority_of_the_authors_own(story, judge, pki):
     story.signer = pki.unknown
     found = judge(story.milestones())
     assert not found.anchored and not found.stamps and not found.notes and not found.faults
-    assert sum("no root that is trusted here" in g for g in found.gaps) == 3
+    assert sum("no root that is trusted here" in g for g in found.strange) == 3
     assert sum("is not stamped" in g for g in found.gaps) == 3
+
+
+def test_a_stamp_more_under_an_unknown_root_takes_nothing_away(story, judge, pki):
+    story.milestones()
+    story.anchor(story.events[0], signer=pki.unknown)
+    found = judge(story)
+    assert found.anchored and len(found.strange) == 1
+
+
+def test_a_run_that_was_stamped_when_it_was_over(story, judge):
+    """The stamp over `consume` then shows nothing that the one over `close` does not."""
+    for kind in ("register", "consume", "close"):
+        event = story.add(kind)
+        story.wait()
+        if kind != "consume":
+            story.anchor(event)
+    story.anchor(story.events[2])
+    found = judge(story)
+    assert not found.anchored and not found.faults
+    assert any("entered after the run was closed" in gap for gap in found.gaps)
 
 
 def test_a_forged_signature_is_a_fault(story, judge, pki):
@@ -268,10 +286,12 @@ def test_a_registration_stamped_after_the_run(story, judge):
         story.anchor(event, story.clock - (5 - i) * MINUTE)
     found = judge(story)
     assert not found.anchored and not found.faults
-    assert found.gaps == (
+    register, consume = found.gaps
+    assert register == (
         "the stamp over register was entered after the held-out run began, so nothing shows that the registration was "
-        "stamped first",
+        "stamped first"
     )
+    assert consume.startswith("the stamp over consume was entered after the run was closed")
     assert "7 hours after the time that it states" in found.notes[0]
 
 
@@ -282,7 +302,8 @@ def test_stamps_in_the_wrong_order(story, judge):
     story.anchor(event["consume"], story.clock - 2 * MINUTE)
     found = judge(story)
     assert not found.faults
-    assert found.gaps == ("close was stamped before consume was, so the stamps do not show their order",)
+    assert found.gaps[1:] == ("close was stamped before consume was, so the stamps do not show their order",)
+    assert found.gaps[0].startswith("the stamp over consume was entered after the run was closed")
     # Whatever their order, consume existed when close was stamped.
     assert found.brackets["consume"].not_after == found.brackets["close"].not_after
 

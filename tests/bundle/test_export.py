@@ -164,12 +164,12 @@ def test_a_damaged_study_is_not_exported(root, tmp_path, cask):
 def test_names_that_some_system_takes_for_another_are_not_exported(root, tmp_path, cask, name):
     forger = Forger(root)
     other = json.loads(json.dumps(forger.events[0]))
-    other["payload"]["splits"]["heldout"]["path"] = name
+    other["payload"]["splits"]["dev"]["path"] = name
     forger.events.append({**other, "study": "other", "time": forger.events[-1]["time"]})
     forger.chain()
     forger.write()
     if ".." not in name:
-        shutil.copy(root / "splits/sim-heldout.json", root / name)
+        shutil.copy(root / "splits/sim-dev.json", root / name)
         with pytest.raises(CaskError, match="cannot"):
             cask("-C", root, "export", STUDY, "-o", tmp_path / "b.zip")
     else:
@@ -275,4 +275,4 @@ from cask_eval.cli import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0 and "sim: nothing found wrong" in done.stdout, done.stderr
+    assert done.returncode == 0 and "adopt the candidate; nothing found wrong" in done.stdout, done.stderr

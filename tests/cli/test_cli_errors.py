@@ -268,7 +268,7 @@ def closed(template_study, tmp_path):
     "line, code, message",
     [
         ("verify", 3, "evidence level L0, required L2"),
-        ("verify --require L0", 0, "sim: nothing found wrong"),
+        ("verify --require L0", 0, "; nothing found wrong"),
         ("verify sim --require L0 --json", 0, '"exit_code": 0'),
         (f"verify --require L0 --head sha256:{'0' * 64}", 1, "is not in the ledger"),
         ("verify smi", 2, "did you mean 'sim'?"),
@@ -289,7 +289,7 @@ def test_a_closed_study(line, code, message, run, closed):
 
 def test_a_study_folder_names_its_study(run, closed):
     code, out, _ = run("verify", str(closed / "reports" / "sim"), "--require", "L0")
-    assert code == 0 and "sim: nothing found wrong" in out
+    assert code == 0 and "; nothing found wrong" in out
 
 
 def test_a_study_that_was_struck_from_the_ledger_fails(run, closed):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from cask_eval.canonical import ZERO
 from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
+    Amend,
     Analysis,
     Anchor,
     ArmChoice,
+    Change,
     Close,
     Consume,
     DevRun,
@@ -38,18 +40,21 @@ SPLIT = SplitLock(path="splits/a.json", digest=ZERO, merkle_root=ZERO, count=1)
 
 def make_payload(kind: str, *, session: int = 1, complete: bool = True) -> Strict:
     """A valid payload of `kind`; only `records` reads the options."""
+    register = Register(
+        protocol_path="prereg/s.yaml",
+        protocol_raw=ZERO,
+        protocol_digest=ZERO,
+        protocol={"study": "s"},
+        splits={"dev": SPLIT, "heldout": SPLIT},
+        methods=[],
+        models=[],
+        environment=ENVIRONMENT,
+        warnings=["ä \u2028"],
+    )
+    change = Change(field="hypothesis", before="", after='"x"')
     return {
-        "register": Register(
-            protocol_path="prereg/s.yaml",
-            protocol_raw=ZERO,
-            protocol_digest=ZERO,
-            protocol={"study": "s"},
-            splits={"dev": SPLIT, "heldout": SPLIT},
-            methods=[],
-            models=[],
-            environment=ENVIRONMENT,
-            warnings=["ä \u2028"],
-        ),
+        "register": register,
+        "amend": Amend(**dict(register), reason="It was wrong.", replaces=ZERO, changes=[change]),
         "dev_run": DevRun(records=COMMIT, matched={"m/b64": {"baseline": {"": CHOICE}}}, methods=[]),
         "select": Select(
             rule="max", scores={}, chosen={}, gains={}, survivors=[], arms={"m/b64": {"baseline": CHOICE}}

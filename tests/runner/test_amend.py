@@ -5,7 +5,7 @@ import json
 import pytest
 from study_files import digits, replace
 
-from cask_eval.errors import CaskError, ConsumedError, StateError
+from cask_eval.errors import CaskError, ConsumedError, SplitError, StateError
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.verify.run import verify
@@ -91,7 +91,7 @@ def test_spent_problems_confirm_nothing(closed, copy, cask):
     root = copy(closed)
     digest = second(root, cask)
     run = ("-C", root, "confirm", "second", "--split", "heldout", "--yes", digest, "--device", "cpu")
-    with pytest.raises(ConsumedError, match="'small' consumed the same held-out split"):
+    with pytest.raises(ConsumedError, match="'small' consumed the same problems before"):
         cask(*run)
     cask(*run, "--exploratory")
     document = json.loads((root / "reports/second/analysis.json").read_text())
@@ -167,4 +167,63 @@ def test_another_model_than_the_locked_one_is_told(closed):
     model = register.models[0].model_copy(update={"digest": "sha256:" + "0" * 64})
     state = change(e.state, register=(event, register.model_copy(update={"models": [model]})))
     done = reexecute(space, state, e.heldout.records, "x", 3, "cpu")
-    assert done.differ == () and done.foreign == ("models: not what was registered",)
+    assert done.differ == () and done.machine == () and done.subject == ("models",)
+
+
+def cut_off(root, cask, monkeypatch):
+    """A dev run that stops when the baseline has run."""
+    from cask_eval.runner import trials
+
+    run = trials.Bench.run
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            trials.Bench, "run", lambda self, batch, *rest: run(self, batch, *rest) if batch.arm == "baseline" else 1 / 0
+        )
+        cask("-C", root, "tune", "--device", "cpu", ok=False)
+
+
+def test_a_dev_run_that_was_cut_off_is_committed_to(registered, copy, cask, monkeypatch):
+    root = copy(registered)
+    cut_off(root, cask, monkeypatch)
+    replace(root, "small", {'["0.25", "1.0"]': '["1.0"]'})
+    amend(cask, root)
+    era = state_of(root).superseded[0]
+    assert era.dev_run is None and era.records.path == "reports/small/dev.jsonl" and era.records.count > 0
+    cask("-C", root, "tune", "--device", "cpu")
+    digest = state_of(root).register[1].protocol_digest
+    cask("-C", root, "confirm", "--split", "heldout", "--yes", digest, "--device", "cpu")
+    assert verify(root, "small", require="L0").exit_code == 0
+    cask("-C", root, "export", "-o", root / "b.zip")
+    assert cask("verify", root / "b.zip", "--require", "L0").return_value == 0
+    (root / "reports/small/dev.jsonl").unlink()
+    assert [r.id for r in verify(root, "small", require="L0").failed] == ["V04"]
+    with pytest.raises(StateError, match="dev.jsonl is not there"):
+        cask("-C", root, "export", "-o", root / "c.zip")
+
+
+def test_dev_problems_are_not_amended_into_the_held_out_split(registered, copy, cask):
+    root = copy(registered)
+    for role, other in (("dev", "heldout"), ("heldout", "dev")):
+        path = state_of(root).register[1].splits[role].path
+        was = json.loads((root / path).read_text())
+        (root / f"splits/was-{role}.json").write_text(json.dumps({**was, "name": f"was-{role}", "role": other}))
+        replace(root, "small", {path: f"splits/was-x-{other}.json"})
+    replace(root, "small", {"was-x-": "was-"})
+    with pytest.raises(SplitError, match="were dev problems of this study"):
+        amend(cask, root)
+    assert not state_of(root).amendments
+
+
+def test_code_that_changed_can_be_amended_honestly(registered, copy, cask, monkeypatch):
+    """Another library version and the same protocol: `tune` refuses and names `amend`, which says what it changes."""
+    from cask_eval.errors import DriftError
+    from cask_eval.runner import fingerprint
+
+    root = copy(registered)
+    before = fingerprint.environment("cpu")
+    now = before.model_copy(update={"packages": {**before.packages, "torch": "99.0"}})
+    monkeypatch.setattr(fingerprint, "environment", lambda device: now)
+    with pytest.raises(DriftError, match="locked.environment.packages.torch was .* is \"99.0\"(.|\n)*cask-eval amend"):
+        cask("-C", root, "tune", "--device", "cpu")
+    assert "locked.environment.packages.torch" in amend(cask, root).output
+    cask("-C", root, "tune", "--device", "cpu")

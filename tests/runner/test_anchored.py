@@ -1,6 +1,8 @@
 """A real study whose registration a real time-stamp authority signs before anything runs."""
 
 import json
+import shutil
+from pathlib import Path
 
 import authority
 from authority import OpenSSL, needs_openssl, serve
@@ -24,10 +26,15 @@ def test_from_registration_to_level_two(fresh, copy, cask, tmp_path, monkeypatch
         cask("-C", root, "tune", "--device", "cpu")
         state = StudyState.of(Ledger(root / "prereg" / "ledger.jsonl").events(), "small")
         digest = state.register[1].protocol_digest
-        cask("-C", root, "confirm", "--split", "heldout", "--yes", digest, "--device", "cpu")
-        early = cask("-C", root, "verify", "--roots", roots)
+        run = ("-C", root, "confirm", "--split", "heldout", "--yes", digest, "--device", "cpu")
+        late = Path(shutil.copytree(root, tmp_path / "late"))
+        cask("-C", late, *run[2:])
+        early = cask("-C", late, "verify", "--roots", roots)
         assert early.return_value == 3 and "consume (line 5) is not stamped" in early.output
-        cask(*stamp)
+        cask("-C", late, *stamp[2:])
+        early = cask("-C", late, "verify", "--roots", roots)
+        assert early.return_value == 3 and "entered after the run was closed" in early.output
+        cask(*run, "--tsa", server.url, "--roots", roots)
     result = cask("-C", root, "verify", "--roots", roots, "--json")
     verdict = json.loads(result.output)
     assert (verdict["exit_code"], verdict["level"]) == (0, "L2"), verdict["summary"]

@@ -104,7 +104,7 @@ def test_a_study_locks_its_prompt_and_will_not_run_with_another(fresh, registere
     longest = [p["models"][0]["max_prompt_tokens"] for p in (event, bare)]
     assert longest[0] == longest[1] + 1
     file.write_text("well {problem}\n")
-    with pytest.raises(DriftError, match="prompt: prompt.file was sha256:"):
+    with pytest.raises(DriftError, match="locked.prompt.file was .sha256:"):
         cask("-C", root, "tune", "--device", "cpu")
     file.unlink()
     with pytest.raises(ProtocolError, match="prompt.file: .* cannot be read"):
@@ -124,5 +124,5 @@ def test_a_chat_study_locks_the_template(fresh, copy, cask, monkeypatch):
     assert event["models"][0]["chat_template"] and "chat_template.jinja" in event["models"][0]["files"]
     assert event["prompt"]["file"] is None
     (folder / "chat_template.jinja").write_text("{% for m in messages %}well {{ m.content }}{% endfor %}")
-    with pytest.raises(DriftError, match=r"models: models.chain-s.digest was sha256"):
+    with pytest.raises(DriftError, match=r"locked.models.chain-s.digest was .sha256"):
         cask("-C", root, "tune", "--device", "cpu")

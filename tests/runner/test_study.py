@@ -170,9 +170,9 @@ def test_a_second_study_on_a_spent_split_is_warned_and_the_warning_is_locked(clo
         (root / "prereg" / "small.yaml").read_text().replace("study: small", "study: again")
     )
     result = cask("register", root / "prereg" / "again.yaml", "--device", "cpu")
-    assert "small consumed the same problems before" in result.stderr
+    assert "'small' consumed the same problems before" in result.stderr
     events = Ledger(root / "prereg" / "ledger.jsonl").events()
-    assert any("small consumed" in w for w in StudyState.of(events, "again").register[1].warnings)
+    assert any("'small' consumed" in w for w in StudyState.of(events, "again").register[1].warnings)
 
 
 def test_status_names_the_next_command(fresh, registered, tuned, closed, cask):

@@ -81,6 +81,20 @@ def anchored(honest_anchored, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def honest_retuned(tmp_path_factory) -> Path:
+    """A finished study, amended after its dev run and confirmatory all the same; copy before you touch it."""
+    root = tmp_path_factory.mktemp("retuned") / "workspace"
+    build(root, early=PROTOCOL.replace('"0.5", "1.0"', '"1.0"'))
+    return root
+
+
+@pytest.fixture
+def retuned(honest_retuned, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(honest_retuned, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
 def honest_amended(tmp_path_factory) -> Path:
     """A finished study, amended after its dev run and again after its analysis; copy before you touch it."""
     root = tmp_path_factory.mktemp("amended") / "workspace"

@@ -78,8 +78,8 @@ study: sim
 hypothesis: At equal mean cache, the candidate solves more held-out problems than the baseline.
 task: {name: chain, dev: splits/sim-dev.json, heldout: splits/sim-heldout.json}
 models:
-  - {id: "embedded:one", name: one}
-  - {id: "embedded:two", name: two}
+  - {id: "models/one", name: one}
+  - {id: "models/two", name: two}
 generation: {temperature: "0.6", top_p: "0.95", samples: 1, max_new_tokens: 120}
 budgets: [24, 32]
 baseline: {preset: triattention}
@@ -125,7 +125,7 @@ SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "l
          ("near", "untuned"): 50}  # fmt: skip
 
 MODELS = [
-    ModelLock(name=name, id=f"embedded:{name}", files={"model.safetensors": digest(name)},
+    ModelLock(name=name, id=f"models/{name}", files={"model.safetensors": digest(name)},
               digest=digest({"files": {"model.safetensors": digest(name)}, "dtype": "float32"}),
               chat_template=None, calibration=None, layers=2, query_heads=4, kv_heads=2, head_dim=8, itemsize=4,
               max_prompt_tokens=20, stop_ids=[STOP])
@@ -315,9 +315,10 @@ class Author:
         prompt = PromptLock(
             file=digest_bytes(PROMPT) if asked and asked.file else None, tokens={m.name: digest(m.name) for m in MODELS}
         )
+        models = [lock.model_copy(update={"id": m.id}) for lock, m in zip(MODELS, self.protocol.models)]
         return Register(
             protocol_path=PROTOCOL_PATH, protocol_raw=loaded.raw_digest, protocol_digest=loaded.digest,
-            protocol=self.protocol.document(), splits=locks, methods=METHODS, models=MODELS, environment=ENVIRONMENT,
+            protocol=self.protocol.document(), splits=locks, methods=METHODS, models=models, environment=ENVIRONMENT,
             warnings=[], task=TASK, grader=chain.GRADER, prompt=prompt,
         )  # fmt: skip
 
@@ -327,7 +328,7 @@ class Author:
     def amend(self, text: str) -> None:
         before = (self.state.amendments or (self.state.register,))[-1]
         now = self.lock(text)
-        made = changes(before[1].protocol, now.protocol)
+        made = changes(before[1], now)
         self.write("amend", Amend(**dict(now), reason=REASON, replaces=before[0].hash, changes=made))
 
     def tune(self) -> None:

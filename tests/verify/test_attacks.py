@@ -15,11 +15,13 @@ import pytest
 from simulator import (
     CAP,
     PROBLEMS,
+    PROTOCOL,
     STOP,
     STUDY,
     VOCABULARY,
     Forger,
     account_of,
+    build,
     line,
     output_of,
     read_lines,
@@ -31,7 +33,7 @@ from simulator import (
 from cask_eval.canonical import digest, digest_bytes
 from cask_eval.decide.budgets import at_budget, entries, measured, schedule_of, text
 from cask_eval.ledger.amend import changes
-from cask_eval.ledger.events import ArmChoice
+from cask_eval.ledger.events import ArmChoice, Register
 from cask_eval.protocol.keys import keys_root
 from cask_eval.records.model import Record
 from cask_eval.schedule import Schedule
@@ -340,6 +342,13 @@ def amendments(forger: Forger) -> list[dict]:
     return [e["payload"] for e in forger.events if e["event"] == "amend"]
 
 
+def truly(before: dict, after: dict) -> list[dict]:
+    """What an amendment must say that it changes."""
+    kept = Register.model_fields
+    pair = [Register.model_validate({k: v for k, v in p.items() if k in kept}) for p in (before, after)]
+    return [c.model_dump() for c in changes(*pair)]
+
+
 @attack("V02", clever=True)
 def amended_afterwards_and_still_confirmatory(root):
     """The rule for harm is loosened when the outcome is known, and nobody says exploratory."""
@@ -347,10 +356,10 @@ def amended_afterwards_and_still_confirmatory(root):
     register = forger.event("register")
     loose = copy.deepcopy(register["protocol"])
     loose["test"]["veto"]["alpha"] = "0.001"
-    register_hash = forger.events[0]["hash"]
+    later = {**register, "protocol": loose, "protocol_digest": digest(loose)}
     forger.insert("amend", {
-        **register, "protocol": loose, "protocol_digest": digest(loose), "reason": "A slip of the pen.",
-        "replaces": register_hash, "changes": [c.model_dump() for c in changes(register["protocol"], loose)],
+        **later, "reason": "A slip of the pen.", "replaces": forger.events[0]["hash"],
+        "changes": truly(register, later),
     }, after="close")  # fmt: skip
     forger.conclude({**forger.analysis, "label": "confirmatory"})
     forger.chain()
@@ -371,7 +380,7 @@ def budgets_amended_after_the_run(root):
     early, late = amendments(forger)
     late["protocol"]["budgets"] = [24]
     late["protocol_digest"] = digest(late["protocol"])
-    late["changes"] = [c.model_dump() for c in changes(early["protocol"], late["protocol"])]
+    late["changes"] = truly(early, late)
     forger.chain()
     forger.write()
 
@@ -379,7 +388,48 @@ def budgets_amended_after_the_run(root):
 @attack("V02", clever=True, study="amended")
 def another_environment_amended_after_the_run(root):
     forger = Forger(root)
-    amendments(forger)[-1]["environment"]["packages"]["torch"] = "2.9.0"
+    early, late = amendments(forger)
+    late["environment"]["packages"]["torch"] = "2.9.0"
+    late["changes"] = truly(early, late)
+    forger.chain()
+    forger.write()
+
+
+@attack("V02", clever=True, study="amended")
+def method_code_swapped_under_another_heading(root):
+    """An amendment before the held-out run that speaks of the hypothesis, and locks other code besides."""
+    forger = Forger(root)
+    first, late = amendments(forger)
+    packages = copy.deepcopy(first["methods"])
+    packages[0]["digest"] = digest("better code")
+    for e in forger.events:
+        if e["event"] != "register" and e["payload"].get("methods"):
+            e["payload"]["methods"] = packages
+    forger.chain()
+    forger.write()
+
+
+@attack("V14", clever=True, study="amended")
+def the_first_dev_run_with_other_code_than_registered(root):
+    forger = Forger(root)
+    forger.event("dev_run")["methods"][0]["digest"] = digest("code that was tried first")
+    forger.chain()
+    forger.write()
+
+
+@attack("V09", clever=True, study="retuned")
+def dev_problems_amended_into_the_held_out_split(root):
+    """The first dev split held problems that the study confirms on now; its run was cut off, so no record tells."""
+    forger = Forger(root)
+    part = copy.deepcopy({**forger.manifests["heldout"], "name": "pilot", "role": "dev"})
+    part["items"] = part["items"][:5]
+    part["merkle_root"] = Manifest.model_validate(part).root()
+    made = Manifest.model_validate(part)
+    store.write(root / "splits/pilot.json", made)
+    first = forger.event("register")
+    first["splits"]["dev"] = split_lock("splits/pilot.json", made).model_dump()
+    del forger.events[1:3]  # dev_run and select
+    amendments(forger)[0]["changes"] = truly(first, amendments(forger)[0])
     forger.chain()
     forger.write()
 
@@ -534,6 +584,60 @@ def all_but_one_of_the_problems_consumed_before(root):
 @attack("V24", clever=True)
 def the_held_out_problems_tuned_on_before(root):
     run_before(root, 2, "dev", "splits/part.json")
+
+
+@attack("V24", clever=True)
+def the_held_out_problems_registered_as_dev_before(root):
+    """The dev run was cut off, so no event says that it began."""
+    run_before(root, 1, "dev", "splits/part.json")
+
+
+@attack("V24", clever=True)
+def the_other_study_amended_out_of_sight(root):
+    """The study that had tuned on the problems was amended to other ones, still before this one was registered."""
+    run_before(root, 2, "dev", "splits/part.json")
+    forger = Forger(root)
+    first = forger.events[0]["payload"]
+    now = {**first, "splits": copy.deepcopy(forger.event("register")["splits"])}
+    body = {**now, "reason": "Other problems, please.", "replaces": digest("x"), "changes": truly(first, now)}
+    forger.events.insert(2, {**copy.deepcopy(forger.events[1]), "event": "amend", "payload": body})
+    forger.chain()
+    forger.events[2]["payload"]["replaces"] = forger.events[0]["hash"]
+    forger.resign().write()
+
+
+@attack("V24", clever=True)
+def nearly_the_same_problems_consumed_before(root):
+    """Every text is changed a little, so that no two are equal; the sketches still agree."""
+    run_before(root, 4, "heldout", "splits/part.json")
+    forger = Forger(root)
+    part = json.loads((root / "splits/part.json").read_bytes())
+    for item in part["items"]:
+        item["text"] = digest(item["id"])
+        item["minhash"] = item["minhash"][:-8] + "00000000"
+    part["merkle_root"] = Manifest.model_validate(part).root()
+    made = Manifest.model_validate(part)
+    store.write(root / "splits/part.json", made, overwrite=True)
+    forger.events[0]["payload"]["splits"]["heldout"] = split_lock("splits/part.json", made).model_dump()
+    forger.resign().write()
+
+
+def test_a_split_of_another_study_that_is_gone_leaves_the_question_open(root):
+    run_before(root, 2, "dev", "splits/part.json")
+    (root / "splits/part.json").unlink()
+    verdict = verify(root, STUDY, require="L0")
+    assert [r.id for r in verdict.undone] == ["V24"] and verdict.exit_code == 3
+
+
+def test_who_looks_at_the_problems_later_is_mentioned(root):
+    forger = Forger(root)
+    forger.events += [{**copy.deepcopy(e), "study": "later"} for e in forger.events[:4]]
+    for e in forger.events[-4:]:
+        e["time"] = forger.events[-5]["time"]
+    forger.resign().write()
+    verdict = verify(root, STUDY, require="L0")
+    (v24,) = (r for r in verdict.results if r.id == "V24")
+    assert v24.status == "pass" and "study 'later' consumed the same problems later, at" in v24.details[0]
 
 
 # --- splits
@@ -1599,13 +1703,15 @@ def test_a_source_that_asks_for_many_more_than_there_are_is_not_followed(root):
 
 
 @pytest.fixture
-def tokenizer(root, tmp_path, monkeypatch):
+def tokenizer(tmp_path, monkeypatch):
     """The first model's tokenizer is at hand: a list of words, as the embedded models have."""
     words = {
         "model": {"type": "WordLevel", "vocab": VOCABULARY},
         "decoder": None,
         "added_tokens": [{"id": STOP, "special": True}],
     }
+    root = tmp_path / "ws"
+    build(root, PROTOCOL.replace("models/one", "embedded:one"))
     (tmp_path / "one").mkdir()
     data = json.dumps(words).encode()
     (tmp_path / "one" / "tokenizer.json").write_bytes(data)
@@ -1627,6 +1733,16 @@ def test_an_output_edited_beside_its_token_ids(tokenizer):
     r["output_ids"] = ids
     forger.resign().write()
     assert [r.id for r in verify(tokenizer, STUDY).failed] == ["V13"]
+
+
+def test_outputs_are_not_believed_where_another_tokenizer_was_locked(tokenizer):
+    forger = Forger(tokenizer)
+    lock = forger.event("register")["models"][0]
+    lock["files"]["tokenizer.json"] = digest("another")
+    lock["digest"] = digest({"files": lock["files"], "dtype": "float32"})
+    forger.resign().write()
+    verdict = verify(tokenizer, STUDY, require="L0")
+    assert [r.id for r in verdict.undone] == ["V13"] and verdict.exit_code == 3
 
 
 def test_token_ids_that_the_model_does_not_have(tokenizer):

@@ -28,7 +28,7 @@ def broken(root):
 def test_junit_counts_what_it_lists(honest):
     suite = ElementTree.fromstring(formats.junit(verify(honest, STUDY)))
     cases = suite.findall("testcase")
-    assert int(suite.get("tests")) == len(cases) == 26
+    assert int(suite.get("tests")) == len(cases) == 27
     assert suite.get("failures") == "0" == suite.get("errors")
     skipped = [c.get("name") for c in cases if c.find("skipped") is not None]
     assert skipped == ["V05 not back-dated", "level evidence level L2"]
@@ -75,5 +75,5 @@ def test_the_command_writes_them(honest, tmp_path):
     result = CliRunner().invoke(cli, ["-C", str(honest), "verify", STUDY, *options], standalone_mode=False)
     assert result.return_value == 3, result.exception
     ElementTree.fromstring(files["junit"].read_text())
-    assert files["md"].read_text().startswith(f"# {STUDY}: nothing found wrong")
+    assert files["md"].read_text().startswith(f"# {STUDY}: confirmatory, branch A: adopt the candidate; nothing found wrong")
     assert json.loads(files["statement"].read_text())["predicate"]["study"] == STUDY

@@ -124,7 +124,7 @@ def test_a_split_that_another_study_consumed_meanwhile_is_mentioned(root):
     verdict = verify(root, STUDY, require="L0")
     assert verdict.exit_code == 0, verdict.lines
     result = next(r for r in verdict.results if r.id == "V24")
-    assert any("'other' consumed the same held-out split before" in d for d in result.details)
+    assert any("'other' consumed the same problems later" in d for d in result.details)
 
 
 def test_an_exploratory_study_may_use_problems_again(tmp_path):
@@ -169,16 +169,15 @@ def test_an_anchored_study_reaches_its_level(honest_anchored, roots):
 def test_levels_grow_with_who_vouches(honest):
     head = read_lines(Workspace(honest).ledger)[-1]["hash"]
     assert verify(honest, STUDY, head=head, require="L1").exit_code == 0
-    same = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], []))
+    same = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], [], []))
     assert (same.level, same.exit_code) == ("L3", 0)
-    other = ["models: not what was registered"]
-    swapped = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], other))
+    swapped = verify(honest, STUDY, require="L3", again=lambda e: judged(60, 240, [], [], ["models"]))
     assert (swapped.level, swapped.exit_code) == ("L0", 3) and not swapped.failed
-    few = verify(honest, STUDY, require="L3", again=lambda e: judged(5, 240, [], ["platform is another"]))
+    few = verify(honest, STUDY, require="L3", again=lambda e: judged(5, 240, [], ["platform"], []))
     assert (few.level, few.exit_code) == ("L0", 3) and not few.failed
-    other = verify(honest, STUDY, head=head, again=lambda e: judged(60, 240, ["one/b24/random/x/0 differs"], []))
+    other = verify(honest, STUDY, head=head, again=lambda e: judged(60, 240, ["one/b24/random/x/0 differs"], [], []))
     assert (other.level, other.exit_code) == ("L0", 1)
-    abroad = verify(honest, STUDY, again=lambda e: judged(60, 240, ["one/b24/random/x/0 differs"], ["other torch"]))
+    abroad = verify(honest, STUDY, again=lambda e: judged(60, 240, ["one/b24/random/x/0 differs"], ["packages"], []))
     assert abroad.exit_code == 3 and [r.id for r in abroad.undone] == ["RUN"]
 
 

@@ -22,11 +22,13 @@ def v04(e: Evidence) -> Iterator[str]:
         yield Skip(e.why(absent[0]))
     if e.dev_run and e.dev:
         yield from _compare("dev_run", e.dev_run.records, e.dev)
-    for (event, dev_run), file in zip(e.state.superseded, e.superseded, strict=True):
+    for era, file in e.superseded:
+        assert era.ended and era.records
+        line = (era.dev_run or era.ended)[0].seq + 1
         if file is None:
-            yield f"{dev_run.records.path} is gone: dev records of line {event.seq + 1}, which an amendment put aside"
+            yield f"{era.records.path} is gone: dev records of line {line}, which an amendment put aside"
         else:
-            yield from _compare(f"the dev_run on line {event.seq + 1}", dev_run.records, file)
+            yield from _compare(f"line {line}", era.records, file)
     if e.heldout:
         yield from _sessions(e, e.heldout)
     if e.close and e.heldout:

@@ -15,5 +15,8 @@ def v05(e: Evidence) -> Iterator[str]:
             yield "the protocol says `anchor: registration`, but the ledger holds no time stamp over the registration"
         yield Open("no time stamp: nobody but the author says when anything happened")
         return
-    yield from e.anchors.faults
-    yield from (Note(text) for text in (*e.anchors.gaps, *e.anchors.notes))
+    found = e.anchors
+    yield from found.faults
+    if not found.stamps:
+        yield Open("no time stamp is under a root that is trusted here, so nobody but the author says when")
+    yield from (Note(text) for text in (*found.strange, *found.gaps, *found.notes))

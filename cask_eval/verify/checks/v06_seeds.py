@@ -21,6 +21,8 @@ def v06(e: Evidence) -> Iterator[str]:
     for r in (*e.dev.records, *e.heldout.records):
         if r.seed != trial_seed(e.seed_root, r.cell, r.problem, r.sample, phase=r.phase):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample}: the seed is not the registration's"
+    if (seeding := e.state.seeding) and seeding[0].hash not in {s.anchor.hash for s in e.anchors.stamps}:
+        yield Note("the stamp that the seeds depend on is under no root that is trusted here, so it dates nothing")
     if Decimal(e.protocol.generation.temperature) == 0:
         yield Note("decoding is greedy: its outputs do not depend on the seed, so this does not date them")
 

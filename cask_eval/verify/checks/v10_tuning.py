@@ -11,7 +11,7 @@ def v10(e: Evidence) -> Iterator[str]:
     """Dev records are about dev problems, held-out records about held-out ones, and each file holds its phase."""
     dev_ids = {item.id for item in e.manifests["dev"].items}
     heldout_ids = {item.id for item in e.manifests["heldout"].items}
-    tuned = [("dev", file, heldout_ids - dev_ids) for file in (e.dev, *e.superseded)]
+    tuned = [("dev", file, heldout_ids - dev_ids) for file in (e.dev, *(file for _, file in e.superseded))]
     for role, file, foreign in (*tuned, ("heldout", e.heldout, dev_ids - heldout_ids)):
         for r in file.records if file else ():
             if r.problem in foreign:

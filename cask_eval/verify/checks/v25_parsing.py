@@ -24,7 +24,7 @@ def v25(e: Evidence) -> Iterator[str]:
     for before, after in zip(e.events, e.events[1:], strict=False):
         if after.time < before.time:
             yield f"prereg/ledger.jsonl:{after.seq + 1}: the clock went back from {before.time} to {after.time}"
-    for file in (e.dev, e.heldout):
+    for file in (*(file for _, file in e.superseded), e.dev, e.heldout):
         if file:
             yield from file.faults
             if file.torn:
