@@ -29,10 +29,11 @@ MAY_IMPORT = {
     "anchor": {"protocol", "splits", "ledger"},
     "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),
+    "bridge": {*FOUNDATION, "grading"},
     "bundle": {*FOUNDATION, "verify"},
     "embedded": {"tasks"},
 }
-TORCH_FREE = [*FOUNDATION, "grading", "anchor", "verify", "report", "bundle"]
+TORCH_FREE = [*FOUNDATION, "grading", "anchor", "verify", "report", "bridge", "bundle"]
 
 
 def imports(path: Path) -> set[str]:
