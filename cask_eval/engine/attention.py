@@ -27,8 +27,8 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """query [B, Hq, q, D], key and value [B, H, C, D] → ([B, q, Hq, D], None).
 
-    slots: where the keys came from, a SlotCache (decoding: one query a row, and `slots.mask(layer)` [B, H, C] says
-    which entries exist) or a CaptureCache (whole prompts: causal); it sees the queries. Without slots: causal.
+    slots: where the keys came from, a SlotCache (`slots.mask(layer)` [B, H or 1, q, C] says which entries each query
+    sees) or a CaptureCache (whole prompts: causal); it sees the queries. Without slots: causal.
     """
     batch, heads, queries, dim = query.shape
     if slots is not None:
@@ -36,10 +36,16 @@ def slot_attention(
     if slots is None or not hasattr(slots, "mask"):
         out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
-    packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
-    mask = slots.mask(module.layer_idx)[:, :, None, :]
+    mask = slots.mask(module.layer_idx)
+    if queries == 1:
+        packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
+        out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
+        return out.reshape(batch, 1, heads, dim), None
+    groups = heads // key.shape[1]
+    packed = query.reshape(batch, key.shape[1], groups * queries, dim)
+    mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
     out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(batch, 1, heads, dim), None
+    return out.view(batch, heads, queries, dim).transpose(1, 2).contiguous(), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, slot_attention)

@@ -178,7 +178,7 @@ class Observer(Protocol):
         """Update `traits` (name → [B, H, C], views of the cache's storage) in place from `attention`
         [B, H, G, q, C] fp32, the probabilities of q queries over C entries; `positions` [B, q] int64 are the queries'
         logical positions, -1 for a query that does not exist. Called at every decode step with q = 1, and for
-        prompts, possibly in several pieces."""
+        prompts and for given tokens with many, possibly in several pieces, in the order of the positions."""
         ...
 
 

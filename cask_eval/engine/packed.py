@@ -8,6 +8,7 @@ B blocks of `residual` entries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ class PackedStore:
         self.key_recent, self.value_recent = full(p.residual, g.head_dim), full(p.residual + 1, g.head_dim)
         self.packed_keys = torch.zeros(slots, dtype=torch.int64, device=device)
         self.packed_values = torch.zeros_like(self.packed_keys)
+        self._block: PackedBlock | None = None
 
     @property
     def buffers(self) -> tuple[Tensor, ...]:
@@ -143,17 +145,119 @@ class PackedStore:
     def used_bytes(self, rows: int, counts: Tensor) -> Tensor:
         """[rows] int64: bytes in use in each of the first `rows` slots, counted from what is packed there and from the
         storage's own element sizes. `counts` [rows]: entries over all layers and heads."""
+        return self._bytes(counts, self.packed_keys[:rows], self.packed_values[:rows])
+
+    def _bytes(self, counts: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`keys`, `values` [rows]: how many of a head's entries are packed."""
 
         def unit(x: Tensor) -> int:
             return x.shape[-1] * x.element_size()
 
         heads = self.key_codes.shape[0] * self.key_codes.shape[2]
-        keys, values = self.packed_keys[:rows] * heads, self.packed_values[:rows] * heads
+        keys, values = keys * heads, values * heads
         groups = keys // self.packing.group
         key_bytes = keys * unit(self.key_codes) + groups * (unit(self.key_scale) + unit(self.key_zero))
         value_bytes = values * (unit(self.value_codes) + unit(self.value_scale) + unit(self.value_zero))
         recent = (counts - keys) * unit(self.key_recent) + (counts - values) * unit(self.value_recent)
         return key_bytes + value_bytes + recent
+
+    # -- a step of several tokens --------------------------------------------------------------------------------
+
+    def begin_block(self, fills: Sequence[int], counts: Sequence[int], source: Tensor) -> PackedBlock:
+        """The first rows, which hold `fills` entries per layer and head, are about to take `counts` more. `source`
+        [rows, q]: the row's token that each query is.
+
+        A query reads in full precision what had not been packed when its token would have come alone. So what is
+        packed in the middle of the step is there in both forms, and each query sees one of them.
+        """
+        size, device, rows = self.packing.residual, self.key_codes.device, len(counts)
+        keys, values = self.packed_keys[:rows, None], self.packed_values[:rows, None]
+        settled = indices(fills, device)[:, None] + source
+        # How many are packed when each query reads: the storage's state, and what a step then adds to it.
+        keys_at = keys + (settled - keys) // size * size
+        values_at = values.maximum(settled - size)
+
+        base = [max(0, n - size) for n in fills]  # packed values come after packed keys: all before these are packed
+        ends = [n + m for n, m in zip(fills, counts)]
+        tail = values + torch.arange(max(e - b for e, b in zip(ends, base)), device=device)
+        packed = max(0, max(ends) - 1 - size)
+        lead = torch.arange(packed, device=device).expand(rows, -1)
+        at = tail[:, None]
+        mask = torch.cat(
+            [
+                lead[:, None] < values_at[..., None],
+                (at >= values_at[..., None]) & (at < keys_at[..., None]),
+                (at >= keys_at[..., None]) & (at <= settled[..., None]),
+            ],
+            -1,
+        )
+        whole = [(r, b, b * size - base[r]) for r, n in enumerate(fills) for b in range(n // size, ends[r] // size)]
+        single = [(r, c, c - base[r]) for r, e in enumerate(ends) for c in range(base[r], e - size)]
+        last = max(size, (max(ends) - 1) // size * size)
+        self._block = PackedBlock(
+            mask=mask,
+            columns=torch.cat([lead, tail, tail], -1).clamp_max(max(ends) - 1),
+            tail=tail,
+            old=indices(fills, device),
+            counts=indices(counts, device),
+            packed=packed,
+            packed_keys=last if self.key_codes.shape[3] * size >= last else 0,
+            whole=indices(whole, device).T if whole else None,
+            single=indices(single, device).T if single else None,
+            key_reads=keys_at.masked_fill(~_first(source), 0).sum(-1),
+            value_reads=values_at.masked_fill(~_first(source), 0).sum(-1),
+        )
+        return self._block
+
+    def append_block(self, layer: int, key: Tensor, value: Tensor, index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Store entries ([rows, H, q, D], the last repeated where a row has fewer); returns keys and values
+        [rows, H, C, D] under the columns and the mask of `begin_block`."""
+        b, size, rows = self._block, self.packing.residual, key.shape[0]
+        full = []
+        for recent, new in ((self.key_recent[layer, :rows], key), (self.value_recent[layer, :rows], value)):
+            ring = recent.shape[2]
+            tail = torch.where(
+                (b.tail < b.old[:, None])[:, None, :, None],
+                _entries(recent, b.tail % ring),
+                _entries(new, (b.tail - b.old[:, None]).clamp(0, new.shape[2] - 1)),
+            )
+            full.append(tail)
+            last = (b.old + b.counts - 1)[:, None]
+            token = last - (last - torch.arange(ring, device=key.device)) % ring - b.old[:, None]
+            recent.copy_(torch.where((token >= 0)[:, None, :, None], _entries(new, token.clamp_min(0)), recent))
+        keys, values = full
+        if b.whole is not None:
+            row, block, at = b.whole
+            run = at[:, None] + torch.arange(size, device=key.device)
+            # Advanced indices on both sides of a slice put their axes first: [n, R, H, D].
+            codes = self._pack_keys(keys[row[:, None], :, run].transpose(1, 2))
+            for buffer, new in zip((self.key_codes, self.key_scale, self.key_zero), codes, strict=True):
+                buffer[layer][row, :, block] = new.squeeze(2)
+        if b.single is not None:
+            row, entry, at = b.single
+            codes = self._pack_values(values[row, :, at])
+            for buffer, new in zip((self.value_codes, self.value_scale, self.value_zero), codes, strict=True):
+                buffer[layer][row, :, entry] = new
+        few = keys
+        if b.packed_keys:
+            lead = self._keys(layer, slice(0, rows), b.packed_keys)
+            few = _entries(lead, b.tail.clamp_max(b.packed_keys - 1))
+            keys = torch.cat([lead[:, :, : b.packed], few, keys], 2)
+        else:
+            keys = torch.cat([keys[:, :, :0], few, keys], 2)
+        return keys, torch.cat([self._values(layer, slice(0, rows), b.packed), values, values], 2)
+
+    def end_block(self) -> None:
+        """After a step of several tokens: what it has packed counts as packed."""
+        b, size = self._block, self.packing.residual
+        held = b.old + b.counts
+        keys, values = self.packed_keys[: len(held)], self.packed_values[: len(held)]
+        keys += (held - keys) // size * size
+        values.copy_(values.maximum(held - size))
+
+    def block_bytes(self, reads: Tensor) -> Tensor:
+        """Bytes read by a row's tokens together, which read `reads` [rows] entries over all layers and heads."""
+        return self._bytes(reads, self._block.key_reads, self._block.value_reads)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -216,18 +320,59 @@ class PackedStore:
         return pack(codes.flatten(-2), self.packing.bits), scale.squeeze(-1), zero.squeeze(-1)
 
     def _read(self, layer: int, slots: Tensor | slice, width: int) -> tuple[Tensor, Tensor]:
+        return (
+            _join(self._keys(layer, slots, width), self.key_recent[layer, slots], self.packed_keys[slots], width),
+            _join(self._values(layer, slots, width), self.value_recent[layer, slots], self.packed_values[slots], width),
+        )
+
+    def _keys(self, layer: int, slots: Tensor | slice, width: int) -> Tensor:
+        """[rows, H, n, D]: the packed keys of at least the first `width` entries, as far as there is room for them."""
         p = self.packing
         blocks = -(-min(width, self.key_codes.shape[3] * p.residual) // p.residual)
         codes = unpack(self.key_codes[layer, slots, :, :blocks], p.bits).unflatten(-2, (-1, p.group))
         scale, zero = (x[layer, slots, :, :blocks, :, None] for x in (self.key_scale, self.key_zero))
-        keys = dequantise(codes, scale, zero).flatten(-4, -2)
+        return dequantise(codes, scale, zero).flatten(-4, -2)
+
+    def _values(self, layer: int, slots: Tensor | slice, width: int) -> Tensor:
+        """[rows, H, n, D]: the packed values of the first `width` entries, as far as there is room for them."""
+        p = self.packing
         codes = unpack(self.value_codes[layer, slots, :, :width], p.bits).unflatten(-1, (-1, p.group))
         scale, zero = (x[layer, slots, :, :width, :, None] for x in (self.value_scale, self.value_zero))
-        values = dequantise(codes, scale, zero).flatten(-2)
-        return (
-            _join(keys, self.key_recent[layer, slots], self.packed_keys[slots], width),
-            _join(values, self.value_recent[layer, slots], self.packed_values[slots], width),
-        )
+        return dequantise(codes, scale, zero).flatten(-2)
+
+
+@dataclass
+class PackedBlock:
+    """A step of several tokens. Columns: entries whose keys and values are packed, `packed` of them; then the `tail`
+    [rows, t] with packed keys and full values; then the tail again in full.
+
+    mask: [rows, q, C] bool, what each query sees. columns: [rows, C], the entry that each column is. old, counts:
+    [rows], entries before the step, and how many come. packed_keys: for how many leading entries packed keys are
+    needed. whole, single: [3, n], blocks of keys and single values that are packed in this step: row, number of the
+    block or entry, where it begins in the tail. key_reads, value_reads: [rows], packed entries read by all tokens.
+    """
+
+    mask: Tensor
+    columns: Tensor
+    tail: Tensor
+    old: Tensor
+    counts: Tensor
+    packed: int
+    packed_keys: int
+    whole: Tensor | None
+    single: Tensor | None
+    key_reads: Tensor
+    value_reads: Tensor
+
+
+def _first(source: Tensor) -> Tensor:
+    """[rows, q] bool: which queries are the first for their token."""
+    return source == torch.arange(source.shape[1], device=source.device)
+
+
+def _entries(x: Tensor, at: Tensor) -> Tensor:
+    """[rows, H, t, D]: the entries `at` [rows, t] of `x` [rows, H, n, D]."""
+    return x.gather(2, at[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
 def _join(packed: Tensor, recent: Tensor, count: Tensor, width: int) -> Tensor:

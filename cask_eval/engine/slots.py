@@ -7,7 +7,8 @@ Whatever a method wants remembered (`contract.Needs`) lies beside the entries an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from cask_eval.engine.contract import Entries, Geometry, Needs
 from cask_eval.engine.packed import PackedStore
+from cask_eval.engine.transfer import indices
 from cask_eval.footprint import Packing
 
 # Probabilities that an observer sees at once, in elements.
@@ -56,9 +58,9 @@ class SlotCache:
         self.query_positions = torch.full((slots, w), -1, dtype=torch.int64, device=device)
         self.layers_view = Cache(layers=[_SlotLayer(self, i) for i in range(g.layers)])
         self._rows, self._width = slots, capacity
-        self._position: Tensor | None = None
+        self._position: Tensor | None = None  # [rows, q]: where the step's tokens stand, -1 for none
         self._mask: Tensor | None = None
-        self._visible: Tensor | None = None
+        self._block: _Block | None = None
 
     def reserve(self, capacity: int) -> None:
         """Make room for that many entries a head: uneven budgets give some heads more than the average."""
@@ -83,59 +85,146 @@ class SlotCache:
         `width` bounds the entries any row uses after the append. Returns what attention will read per row, counted
         from the storage itself: entries, summed over layers and heads, and all bytes held; [rows] int64 each.
         """
-        self._rows, self._width, self._position = rows, width, position
+        self._rows, self._width, self._position, self._block = rows, width, position[:, None], None
         fill = self.fill[:, :rows]
         self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
         # An observer may have written where no entry was yet.
         for name, trait in self.needs.traits.items():
             at = fill[:1, :, :1] if trait.shared else fill
             self.traits[name][:, :rows].scatter_(-1, at[..., None], trait.start)
-        self._visible = self.positions[:, :rows, :, :width] >= 0
-        self._mask = self._visible
+        visible = self.positions[:, :rows, :, :width] >= 0
+        self._mask = visible[:, :, :, None]
         if self.needs.bias:
-            bias = self.traits[self.needs.bias][:, :rows, :, :width]
-            self._mask = torch.where(self._visible, bias, -torch.inf).to(self.geometry.dtype)
+            self._mask = self._biased(slice(None), self._mask)
         if self.needs.queries:
             at = (position % self.needs.queries)[:, None]
             self.query_positions[:rows].scatter_(1, at, position[:, None])
-        counts = self._visible.sum((0, 2, 3))
-        return counts, self._bytes(rows, counts)
-
-    def _bytes(self, rows: int, counts: Tensor) -> Tensor:
-        used = self.store.used_bytes(rows, counts)
+        counts = visible.sum((0, 2, 3))
+        held = self.store.used_bytes(rows, counts) + self._fixed_bytes
         for name, trait in self.needs.traits.items():
             # A shared trait is held once for all layers and heads, which then hold the same tokens.
-            held = self._visible[0, :, 0].sum(-1) if trait.shared else counts
-            used = used + self.traits[name].element_size() * held
-        return used + self.queries[:, 0].numel() * self.queries.element_size()
+            held = held + self.traits[name].element_size() * (visible[0, :, 0].sum(-1) if trait.shared else counts)
+        return counts, held
+
+    def begin_block(
+        self, fills: Sequence[int], counts: Sequence[int], width: int, position: Tensor, even: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`begin_step` for several given tokens at once: `counts[i]` ≥ 1 in slot i, the first at logical `position[i]`,
+        each of which will see those before it. The forward takes [rows, q] tokens, q = max(counts); what stands beyond
+        a row's count is computed for nothing and leaves no trace.
+
+        fills: entries per head before the append, on average over the heads. even: whether all heads of a row hold
+        equally many. Returns entries and bytes as `begin_step`, summed over a row's tokens.
+        """
+        rows, most, device = len(counts), max(counts), position.device
+        count = indices(counts, device)
+        offset = torch.arange(most, device=device)
+        real = offset < count[:, None]
+        self._rows, self._width = rows, width
+        self._position = (position[:, None] + offset).masked_fill(~real, -1)
+        # A token that does not exist repeats the row's last one.
+        source = offset.minimum(count[:, None] - 1)
+
+        fill, column = self.fill[:, :rows], torch.arange(width, device=device)
+        at = column - fill[..., None]
+        start, end = position[None, :, None, None], (position + count)[None, :, None, None]
+        new = (at >= 0) & (at < end - start)
+        held = self.positions[:, :rows, :, :width]
+        held.copy_(torch.where(new, start + at, held))
+        for name, trait in self.needs.traits.items():
+            values = self.traits[name][:, :rows, :, :width]
+            values.masked_fill_(new[:1, :, :1] if trait.shared else new, trait.start)
+
+        limit = fill[..., None] + 1 + source[None, :, None]
+        self._mask = None
+        packed = self.store.begin_block(fills, counts, source)
+        if packed is not None:
+            self._mask = packed.mask[:, None]
+        elif even:
+            self._mask = (column < limit[0, :, 0, :, None])[:, None]
+        self._block = _Block(count, source, limit, packed.columns if packed else None, min(counts) < most)
+        if w := self.needs.queries:
+            self._block.ring, self._block.renewed = _newest(position, count, w)
+            now = position[:, None] + self._block.ring
+            self.query_positions[:rows] = torch.where(self._block.renewed, now, self.query_positions[:rows])
+
+        # Every entry is read by the row's tokens that do not come before it.
+        reads = (end - held.maximum(start)).masked_fill(held < 0, 0)
+        total = reads.sum((0, 2, 3))
+        size = self.store.block_bytes(total) + self._fixed_bytes * count
+        for name, trait in self.needs.traits.items():
+            size = size + self.traits[name].element_size() * (reads[0, :, 0].sum(-1) if trait.shared else total)
+        return total, size
+
+    @property
+    def _fixed_bytes(self) -> int:
+        return self.queries[:, 0].numel() * self.queries.element_size()
+
+    def _biased(self, layer: int | slice, visible: Tensor) -> Tensor:
+        """The bias of the entries of one or all layers where `visible` [..., rows, H or 1, q, C], -inf elsewhere."""
+        trait = self.traits[self.needs.bias]
+        bias = trait[layer if trait.shape[0] > 1 else slice(None) if isinstance(layer, slice) else 0]
+        bias = bias[..., : self._rows, :, : self._width]
+        if self._block and self._block.columns is not None:
+            bias = bias.gather(-1, self._block.columns[:, None].expand(-1, bias.shape[1], -1))
+        return torch.where(visible, bias.unsqueeze(-2), -torch.inf).to(self.geometry.dtype)
 
     def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Remember this step's query [rows, Hq, 1, D] and show its attention over `key` to the observers."""
+        """Remember the newest of these queries [rows, Hq, q, D] and show their attention over `key` to the
+        observers."""
         if w := self.needs.queries:
-            at = (self._position % w).view(-1, 1, 1, 1).expand_as(query)
-            self.queries[layer, : self._rows].scatter_(2, at, query)
+            ring = self.queries[layer, : self._rows]
+            if self._block:
+                at = self._block.ring.clamp_min(0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+                ring.copy_(torch.where(self._block.renewed[:, None, :, None], query.gather(2, at), ring))
+            else:
+                ring.scatter_(2, (self._position % w).view(-1, 1, 1, 1).expand_as(query), query)
         if self.observers:
-            mask = self.mask(layer)[:, :, None, None]
+            mask = self.mask(layer)
             traits = {k: v[layer, : self._rows, :, : self._width] for k, v in self._watched().items()}
-            attention = _attention(query, key, mask, scaling)
-            for observer in self.observers:
-                observer.observe(layer, attention, traits, self._position[:, None])
+            for part in _pieces(query, key.shape[2]):
+                attention = _attention(query[:, :, part], key, mask[:, :, None, part], scaling)
+                if self._block and self._block.columns is not None:
+                    # One entry may stand in several columns, in each of them for other queries.
+                    at = self._block.columns[:, None, None, None].expand_as(attention)
+                    shape = (*attention.shape[:-1], self._width)
+                    attention = attention.new_zeros(shape).scatter_add_(-1, at, attention)
+                for observer in self.observers:
+                    observer.observe(layer, attention, traits, self._position[:, part])
 
     def _watched(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.traits.items() if not self.needs.traits[k].shared}
 
     def mask(self, layer: int) -> Tensor:
-        """[rows, H, width]: which entries exist in `layer` in this step (bool), or their bias and -inf elsewhere."""
-        return self._mask[layer]
+        """[rows, H or 1, q, C]: which of the columns that `write` returned each query sees in `layer` (bool), or their
+        bias and -inf elsewhere."""
+        if not self._block:
+            return self._mask[layer]
+        mask = self._mask
+        if mask is None:
+            columns = torch.arange(self._width, device=self.fill.device)
+            mask = columns < self._block.limit[layer][..., None]
+        return self._biased(layer, mask) if self.needs.bias else mask
 
     def end_step(self, fills: Sequence[int]) -> None:
         """`fills`: entries per head of each row after the append, known to the host where all heads are alike."""
-        self.fill[:, : self._rows] += 1
-        self.store.settle(fills)
+        if self._block:
+            self.fill[:, : self._rows] += self._block.count[:, None]
+            self.store.end_block()
+        else:
+            self.fill[:, : self._rows] += 1
+            self.store.settle(fills)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one entry a row ([rows, H, 1, D]) in the reserved place; returns the layer's keys and values."""
-        return self.store.append(layer, key, value, self.fill[layer, : self._rows], self._width)
+        """Store the step's entries ([rows, H, q, D]) in the reserved places; returns the layer's keys and values."""
+        index = self.fill[layer, : self._rows]
+        if not self._block:
+            return self.store.append(layer, key, value, index, self._width)
+        source = self._block.source[:, None]
+        if self._block.ragged:
+            at = source[..., None].expand_as(key)
+            key, value = key.gather(2, at), value.gather(2, at)
+        return self.store.append_block(layer, key, value, index[..., None] + source, self._width)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -188,6 +277,22 @@ class SlotCache:
         self.store.move(source, target)
 
 
+@dataclass
+class _Block:
+    """The tokens of a step that takes several. count: [rows]. source: [rows, q], the row's token that stands for each.
+    limit: [L, rows, H, q], how many leading entries each sees. columns: [rows, C], the entry that each column of the
+    keys is, None where column i is entry i. ragged: whether rows have different counts. ring, renewed: [rows, W], the
+    token whose query comes into each place of the ring, and whether one does."""
+
+    count: Tensor
+    source: Tensor
+    limit: Tensor
+    columns: Tensor | None
+    ragged: bool
+    ring: Tensor | None = None
+    renewed: Tensor | None = None
+
+
 class _Full:
     """Keys and values in full precision, [L, S, H, C, D]."""
 
@@ -215,6 +320,22 @@ class _Full:
 
     def settle(self, fills: Sequence[int]) -> None:
         pass
+
+    def begin_block(self, fills: Sequence[int], counts: Sequence[int], source: Tensor) -> None:
+        return None
+
+    def append_block(self, layer: int, key: Tensor, value: Tensor, index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        at, rows = index[..., None].expand_as(key), key.shape[0]
+        keys, values = self.keys[layer, :rows], self.values[layer, :rows]
+        keys.scatter_(2, at, key)
+        values.scatter_(2, at, value)
+        return keys[:, :, :width], values[:, :, :width]
+
+    def end_block(self) -> None:
+        pass
+
+    def block_bytes(self, reads: Tensor) -> Tensor:
+        return self.used_bytes(0, reads)
 
     def place(self, slots: Tensor, keys: Tensor, values: Tensor, counts: Sequence[int]) -> None:
         self.keys[:, slots, :, : keys.shape[3]] = keys
@@ -319,12 +440,9 @@ class CaptureCache:
             self.queries[layer] = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
         if self.observers:
             traits = {k: v[layer] for k, v in self.traits.items() if not self.needs.traits[k].shared}
-            rows, heads, count, _ = query.shape
-            step = max(1, _CHUNK_ELEMENTS // (rows * heads * count))
-            columns = torch.arange(count, device=query.device)
+            columns = torch.arange(query.shape[2], device=query.device)
             exists = self.positions >= 0
-            for start in range(0, count, step):
-                part = slice(start, min(start + step, count))
+            for part in _pieces(query, len(columns)):
                 mask = (columns <= columns[part, None]) & exists[:, None, None, None, :]
                 attention = _attention(query[:, :, part], key, mask, scaling)
                 for observer in self.observers:
@@ -343,6 +461,23 @@ class _CaptureLayer(_SlotLayer):
         return -1
 
     get_max_cache_shape = get_max_length
+
+
+def _pieces(query: Tensor, columns: int) -> Iterator[slice]:
+    """Slices of the queries [B, Hq, q, D] whose attention over so many columns fits the memory set aside for it."""
+    rows, heads, count, _ = query.shape
+    step = max(1, _CHUNK_ELEMENTS // (rows * heads * columns))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def _newest(position: Tensor, count: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which of `count` [rows] tokens from `position` [rows] on comes into each place of a ring of `size`, position p
+    lying at p mod size: [rows, size] token numbers, and whether there is one; of several the newest."""
+    last = (position + count - 1)[:, None]
+    place = torch.arange(size, device=position.device)
+    token = last - (last - place) % size - position[:, None]
+    return token, token >= 0
 
 
 def _attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
