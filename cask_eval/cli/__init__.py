@@ -27,6 +27,7 @@ COMMANDS = {
     "init": "Write an example protocol and its splits into a new workspace.",
     "demo": "Run the embedded study from registration to report.",
     "lint": "Check a protocol and say what it can and cannot detect.",
+    "plan": "Say what a protocol will cost and can detect.",
     "schema": "Print the JSON Schema of protocols, for editors.",
     "split": "Freeze, show and check split manifests.",
     "methods": "List the installed methods and show one.",

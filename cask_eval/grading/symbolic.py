@@ -16,6 +16,7 @@ __all__ = ["LONGEST", "guard", "load", "plain", "verify"]
 LONGEST = 600
 _EXPONENT = 100_000
 _FACTORIAL = 2_000
+_BINOMIAL = 10_000
 
 
 def guard(items: list[Token]) -> str | None:
@@ -34,6 +35,9 @@ def guard(items: list[Token]) -> str | None:
             following = items[k + 1] if k + 1 < len(items) else None
             if following and following[:2] == ("op", "!") and float(t.value) > _FACTORIAL:
                 return "a very large factorial"
+        if t[:2] == ("cmd", "binom"):
+            if any(u.kind == "num" and float(u.value[:300]) > _BINOMIAL for u in items[k + 1 : k + 16]):
+                return "a very large binomial coefficient"
         if t.kind == "op" and t.value == "!" and k and items[k - 1].value in ")}!":
             return "a factorial of an expression"
         if t.kind == "op" and t.value == "^":

@@ -90,7 +90,7 @@ HOSTILE = {
     "huge matrix": r"\boxed{\begin{pmatrix}" + (r"1 & 2 \\" * 9_000) + r"\end{pmatrix}}", "digits": boxed("7" * 3_000),
     "long output": "7" * 1_000_000, "nan": boxed("NaN"), "infinity": boxed(r"\infty"), "empty": boxed(""), "none": "",
     "spaces": boxed("   "), "null": boxed("\x00"), "surrogate": boxed("\ud800"), "zero": boxed(r"\frac{1}{0}"),
-    "circled": boxed("⑤"),
+    "circled": boxed("⑤"), "binomial": boxed(r"\binom{10^9}{5 \cdot 10^8}"), "binomial ": boxed(r"\binom{999999999}{499}"),
     "list": boxed(",".join(map(str, range(900)))), "chain": boxed("=".join("x" * 300)),
     "sum": boxed(r"\sum_{n=1}^{100000} \sqrt{n}"),
     "exponents": boxed("2^" * 200 + "2"), "roots": boxed(r"\sqrt{" * 300 + "2" + "}" * 300),
