@@ -113,6 +113,9 @@ def test_confirm_says_on_how_many_arms_the_split_would_be_spent(tuned, survivors
     before = (root / "prereg" / "ledger.jsonl").read_bytes()
     monkeypatch.setattr(sys, "argv", ["cask-eval", "-C", str(root), "confirm", "--split", "heldout", "--device", "cpu"])
     monkeypatch.setattr(sys, "stdin", open(os.devnull))
+    # There are no problems and no model to compare with what is registered.
+    monkeypatch.setattr("cask_eval.runner.steps.refuse_changed", lambda *_: None)
+    monkeypatch.setattr("cask_eval.cli.confirm._refuse_spent", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     said = capsys.readouterr().err
