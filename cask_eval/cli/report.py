@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cask_eval.cli.common import json_option, locked_protocol, study_argument, workspace
+from cask_eval.cli.common import json_option, locked_protocol, say, study_argument, workspace
 from cask_eval.errors import DriftError, StateError
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.protocol.model import Protocol
+    from cask_eval.records.store import RecordStore
 
 
 @click.command("report")
@@ -74,5 +79,29 @@ def _gather(space: Workspace, name: str, verified: bool = False):
 
     verdict = verify(space, name)
     checks = [Check(r.id, r.title, r.status, tuple(r.details)) for r in verdict.results]
-    records = RecordStore(space.records(name, "heldout")).read()
-    return gather(document, protocol, events, checks, verdict.level, records)
+    records = RecordStore(space.records(name, "heldout"))
+    differences = _differences(space, protocol, records)
+    return gather(document, protocol, events, checks, verdict.level, records.read(), differences)
+
+
+def _differences(space: Workspace, protocol: Protocol, records: RecordStore):
+    """Where math-verify alone would have decided otherwise, if the task knows and its problems are at hand."""
+    from cask_eval.errors import CaskError
+    from cask_eval.report.graders import Differences, compare
+    from cask_eval.splits.check import check_problems
+    from cask_eval.splits.store import read
+    from cask_eval.tasks import data, registry
+
+    try:
+        task = registry.load(protocol.task.name)
+        if not hasattr(task, "plain"):
+            return Differences()
+        manifest = read(space.resolve(protocol.task.heldout))
+        with data.inside(space.root, offline=True):
+            problems = task.problems(manifest.source)
+        if faults := check_problems(manifest, problems):
+            return Differences(absent=f"the problems at hand are not those of the study: {faults[0]}")
+        return compare(records.read(), task, {p.id: p for p in problems}, say)
+    except (CaskError, ValueError, OSError) as error:
+        # The page is of the study's own results; a second opinion that cannot be had does not hold it up.
+        return Differences(absent=" ".join(str(error).split()))

@@ -146,8 +146,7 @@ class Grader:
                     told["correct"], found.text, found.where, told["engine"], told["reason"], told["failed"]
                 )
         if compare:
-            told = self._ask({"do": "plain", "gold": gold[-_SENT:], "answer": answer[-_SENT:]})
-            verdict = replace(verdict, plain=told.get("plain"))
+            verdict = replace(verdict, plain=self.plain(gold, answer))
         return replace(verdict, seconds=time.perf_counter() - began)
 
     def grade_many(
@@ -156,6 +155,10 @@ class Grader:
         """`grade` of every (gold, answer), all workers at once; in the order given."""
         with ThreadPoolExecutor(self.workers) as threads:
             return list(threads.map(lambda pair: self.grade(*pair, rule=rule, **options), pairs))
+
+    def plain(self, gold: str, answer: str) -> bool | None:
+        """What math-verify alone makes of a reference and an output; None where it passed a limit."""
+        return self._ask({"do": "plain", "gold": gold[-_SENT:], "answer": answer[-_SENT:]}).get("plain")
 
     def same(self, a: str, b: str) -> bool:
         """Whether two extracted answers are one, `a` as the reference: what a vote over chains needs."""

@@ -32,7 +32,7 @@ from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
-from cask_eval.report import regimes
+from cask_eval.report import graders, regimes
 from cask_eval.report.limits import limits
 from cask_eval.report.measures import Measures, collect
 
@@ -249,6 +249,7 @@ class ReportData:
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
     arms: tuple[tuple[str, tuple[Arm, ...]], ...]
+    differences: graders.Differences
     regimes: tuple[regimes.Row, ...]
     measures: Measures
     branches: tuple[tuple[str, str, str], ...]
@@ -260,6 +261,12 @@ class ReportData:
     packages: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
     analysis: AnalysisDocument
+
+    @property
+    def differing(self) -> list[graders.Difference]:
+        """The graders' differences in the order of the arms."""
+        found = self.differences.of
+        return [found[cell, a.name] for cell, arms in self.arms for a in arms if (cell, a.name) in found]
 
     @property
     def regimes_by_cell(self) -> list[tuple[str, list[regimes.Row]]]:
@@ -278,12 +285,13 @@ def gather(
     checks: Sequence[Check] = (),
     level: str = "L0",
     records: Iterable[Record] = (),
+    differences: graders.Differences = graders.Differences(),
 ) -> ReportData:
     """Collect what the report prints. `events` may be a whole ledger: other studies' events are passed over.
 
     `level` is the evidence level that `verify` found; without its word it is the lowest. `records` are the held-out
-    ones, for their regimes and the methods' own measures and nothing else. Raises ValueError when the analysis and the
-    protocol are of different studies.
+    ones, for their regimes and the methods' own measures and nothing else; `differences` is what `graders.compare` found
+    in them. Raises ValueError when the analysis and the protocol are of different studies.
     """
     if analysis.study != protocol.study:
         raise ValueError(f"the analysis is of study {analysis.study}, the protocol of {protocol.study}")
@@ -329,6 +337,7 @@ def gather(
             for c in protocol.cells
             if c.name in analysis.arms
         ),
+        differences=differences,
         regimes=regimes.collect(read, select, *order) if select and not fault else (),
         measures=Measures(fault=fmt.one_line(fault)) if fault else collect(read, *order),
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),

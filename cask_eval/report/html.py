@@ -4,7 +4,7 @@ scripts."""
 from __future__ import annotations
 
 from cask_eval.report import format as fmt
-from cask_eval.report import regimes
+from cask_eval.report import graders, regimes
 from cask_eval.report.data import ReportData
 from cask_eval.report.measures import NOTE
 
@@ -33,5 +33,5 @@ def render(data: ReportData) -> str:
         drawn["caches"] = Markup(figures.caches(data.arms))
     css = Markup(environment.loader.get_source(environment, "report.css")[0])
     return environment.get_template("report.html").render(
-        d=data, css=css, note=NOTE, regimes=regimes, figures={"forest": "", "caches": "", **drawn}
+        d=data, css=css, note=NOTE, graders=graders, regimes=regimes, figures={"forest": "", "caches": "", **drawn}
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cask_eval.report import format as fmt
 from cask_eval.report.data import Cell, Plan, ReportData, Screening
+from cask_eval.report.graders import NOTE as DIFFERENCES
 from cask_eval.report.measures import NOTE, Measures
 from cask_eval.report.regimes import NAMES
 from cask_eval.report.regimes import NOTE as REGIMES
@@ -66,6 +67,7 @@ def _lines(d: ReportData) -> Iterator[str]:
             "Truncated",
             "Failed",
             "Missing",
+            *(["math-verify differs"] if d.differences.of else []),
         ],
         (
             [
@@ -87,6 +89,7 @@ def _lines(d: ReportData) -> Iterator[str]:
                 str(a.truncated),
                 str(a.failed),
                 str(a.missing),
+                *([d.differences.count(cell, a.name)] if d.differences.of else []),
             ]
             for cell, arms in d.arms
             for a in arms
@@ -94,6 +97,7 @@ def _lines(d: ReportData) -> Iterator[str]:
         left=4,
     )
 
+    yield from _differences(d)
     if d.regimes:
         yield from ("## Regimes", "", REGIMES, "")
         yield from table(
@@ -127,6 +131,20 @@ def _lines(d: ReportData) -> Iterator[str]:
             ([str(s.seq), s.event, s.time, fmt.short(s.digest)] for s in d.steps),
             left=4,
         )
+
+
+def _differences(d: ReportData) -> Iterator[str]:
+    if not d.differences:
+        return
+    yield from ("## Where math-verify alone decides otherwise", "", escape(DIFFERENCES), "")
+    if d.differences.absent:
+        yield from (f"Not worked out: {escape(d.differences.absent)}.", "")
+    for x in d.differing:
+        for verdict, names in (("right", x.right), ("wrong", x.wrong)):
+            if names:
+                yield f"- {escape(x.cell)}, {escape(x.arm)}: {len(names)} graded {verdict} ({escape(', '.join(names))})"
+    if d.differences.of:
+        yield ""
 
 
 def _measures(m: Measures) -> Iterator[str]:

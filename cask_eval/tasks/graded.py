@@ -28,6 +28,11 @@ def grade(problem: Problem, output: str) -> Grade:
     return Grade(verdict.correct, verdict.extracted, verdict.how, grading.VERSION)
 
 
+def plain(problem: Problem, output: str) -> bool | None:
+    """What math-verify alone would say; None where it passed a limit. Nothing is decided by it."""
+    return grading.shared().plain(problem.answer, output)
+
+
 def same(a: str, b: str) -> bool:
     """Whether two extracted answers are one, for a vote."""
     return grading.shared().same(a, b)
@@ -75,6 +80,9 @@ class Rows:
 
     def grade(self, problem: Problem, output: str) -> Grade:
         return grade(problem, output)
+
+    def plain(self, problem: Problem, output: str) -> bool | None:
+        return plain(problem, output)
 
     def same(self, a: str, b: str) -> bool:
         return same(a, b)

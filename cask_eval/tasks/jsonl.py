@@ -14,9 +14,9 @@ from typing import Any
 
 from cask_eval import grading
 from cask_eval.tasks import Problem, data, graded, part
-from cask_eval.tasks.graded import grade, same
+from cask_eval.tasks.graded import grade, plain, same
 
-__all__ = ["GRADER", "describe", "grade", "problems", "same"]
+__all__ = ["GRADER", "describe", "grade", "plain", "problems", "same"]
 
 GRADER = grading.VERSION
 

@@ -87,6 +87,7 @@ def test_a_study_of_answers_that_stay_the_same(tmp_path, cask, tasks):
 
     verdict = verify(root, "same-answers", require="L0")
     assert verdict.exit_code == 0, verdict.lines
+    assert "math-verify differs" in (root / "reports" / "same-answers" / "report.md").read_text(encoding="utf-8")
     edited = Path(shutil.copytree(root, tmp_path / "edited"))
     (edited / "prereg" / "prompts" / "short.txt").write_text("{problem}\nGuess.\n")
     assert [r.id for r in verify(edited, "same-answers").failed] == ["V01"]
