@@ -290,8 +290,8 @@ def gather(
     """Collect what the report prints. `events` may be a whole ledger: other studies' events are passed over.
 
     `level` is the evidence level that `verify` found; without its word it is the lowest. `records` are the held-out
-    ones, for their regimes and the methods' own measures and nothing else; `differences` is what `graders.compare` found
-    in them. Raises ValueError when the analysis and the protocol are of different studies.
+    ones, for their regimes and the methods' own measures and nothing else; `differences` is what `graders.compare`
+    found there. Raises ValueError when the analysis and the protocol are of different studies.
     """
     if analysis.study != protocol.study:
         raise ValueError(f"the analysis is of study {analysis.study}, the protocol of {protocol.study}")
