@@ -64,7 +64,7 @@ class StagesRecord(Strict):
     prefix_events: Count
     decode_events: Count
     exhausted: Count
-    guards: dict[str, Count]
+    guards: dict[Literal["prefix_budget_exhausted", "merge_inactive"], Count]
 
     @classmethod
     def of(cls, found: Stages) -> StagesRecord:

@@ -158,6 +158,14 @@ def evidence_of(record: Record) -> bytes:
     return canonical(record.model_dump(mode="json", exclude={"measures"}))
 
 
+def same_evidence(again: Record, stored: Record) -> bool:
+    """Whether a trial that was run again left what is stored. What a record of an earlier version does not say is not
+    compared."""
+    if stored.stages is None:
+        again = again.model_copy(update={"stages": None})
+    return evidence_of(again) == evidence_of(stored)
+
+
 def commit(records: Iterator[Record] | list[Record], path: str) -> RecordsCommit:
     """Count and Merkle root over `evidence_of` the records in the order of their keys: the order of the run, which
     differs after a crash or on several machines, does not matter."""

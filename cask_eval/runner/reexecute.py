@@ -11,7 +11,7 @@ from cask_eval.canonical import canonical
 from cask_eval.errors import StateError
 from cask_eval.ledger.state import StudyState
 from cask_eval.records.model import Record
-from cask_eval.records.store import evidence_of
+from cask_eval.records.store import same_evidence
 from cask_eval.runner.study import drift, facts, open_study
 from cask_eval.runner.trials import Batch, Bench
 from cask_eval.workspace import Workspace
@@ -60,7 +60,7 @@ def reexecute(
 
         def compare(found: list[Record], wanted=wanted) -> None:
             for r in found:
-                if evidence_of(r) != evidence_of(wanted[r.key]):
+                if not same_evidence(r, wanted[r.key]):
                     differ.append(f"{r.cell}/{r.arm}/{r.problem}/{r.sample} came out otherwise")
 
         batch = Batch("heldout", cells[cell], arm, "", state.select[1].arms[cell][arm])

@@ -141,6 +141,20 @@ def test_an_output_that_no_model_gave_is_found(closed, copy, cask):
     assert done.differ == (f"{r.cell}/{r.arm}/{r.problem}/{r.sample} came out otherwise",) and done.done == 30
 
 
+def test_records_from_before_a_field_was_added_come_out_the_same(closed):
+    from cask_eval.runner.reexecute import reexecute
+    from cask_eval.verify.evidence import Evidence
+    from cask_eval.workspace import Workspace
+
+    space = Workspace(closed)
+    e = Evidence.load(space, "small")
+    assert all(r.stages is not None and r.regime == "active" for r in e.heldout.records if r.residency.events)
+    records = [r.model_copy(update={"stages": None}) for r in e.heldout.records]
+    assert reexecute(space, e.state, records, "x", 6, "cpu").differ == ()
+    wrong = [r.model_copy(update={"stages": r.stages.model_copy(update={"exhausted": 9})}) for r in e.heldout.records]
+    assert len(reexecute(space, e.state, wrong, "x", 6, "cpu").differ) == 6
+
+
 def test_the_reviewer_s_draw_decides_and_failures_are_drawn_too(closed):
     from cask_eval.runner.reexecute import drawn
     from cask_eval.verify.evidence import Evidence
