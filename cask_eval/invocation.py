@@ -33,7 +33,7 @@ def _public(argument: str, root: Path) -> str:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of the git work tree around `folder`, 40 or 64 hexadecimal digits, followed by ``+changes`` where tracked
+    """The commit of the git work tree around `folder` in hexadecimal digits, followed by ``+changes`` where tracked
     files differ from it; None where there is no git or no commit."""
     head = _git(folder, "rev-parse", "HEAD")
     if head is None or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", head):

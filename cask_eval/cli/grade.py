@@ -90,6 +90,8 @@ def _rows(file: str) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise CaskError(f"{file}:{k}: is {type(row).__name__}; write an object with the texts gold and answer")
         for name in ("gold", "answer"):
+            if type(row.get(name)) is int:
+                row[name] = str(row[name])
             if not isinstance(row.get(name), str):
                 raise CaskError(f"{file}:{k}: {name} is {row.get(name)!r}; give a text")
         if row.get("rule", "boxed") not in RULES:

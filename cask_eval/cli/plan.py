@@ -291,7 +291,7 @@ def _show(about: dict[str, Any]) -> None:
         say("note: some cache depends on what is generated; its search may run the dev split up to 3 times more")
     total = {k: sum(about[k].values()) for k in ("trials", "tokens")}
     echo(f"\ntrials    {about['trials']['dev']:,} dev + {about['trials']['heldout']:,} held-out = {total['trials']:,}")
-    echo(f"tokens    {total['tokens'] / 1e6:,.1f} million of output; {about['most_tokens'] / 1e6:,.1f} million at most")
+    echo(f"tokens    {total['tokens']:,} of output; {about['most_tokens']:,} at most")
     hours = about["hours"]
     if None in hours.values():
         echo(f"hours     an arm does not fit on one {about['gpu']}")

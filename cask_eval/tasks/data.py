@@ -91,8 +91,8 @@ def _looked_for(name: str) -> tuple[Path | None, list[str]]:
 
 
 def _nowhere(name: str, tried: list[str]) -> str:
-    where = " nor ".join(tried) if tried else "(there is no workspace here)"
-    return f"{name} is not there: neither {where} is a file; give its folder with --data or ${VARIABLE}"
+    where = "".join(f"; {place} is no file" for place in tried) or "; there is no workspace here"
+    return f"{name} is not there{where}; give its folder with --data or ${VARIABLE}"
 
 
 def _candidates(name: str) -> Iterator[Path]:

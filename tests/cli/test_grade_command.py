@@ -56,6 +56,11 @@ def test_compare_says_where_math_verify_alone_differs(run):
     assert [r["differs"] for r in json.loads(out)["results"]] == [False, True, True]
 
 
+def test_whole_numbers_are_read_as_texts(run):
+    code, out, _ = run("pairs.jsonl", "--json", "--workers", "1", lines=[{"gold": 18, "answer": 18}])
+    assert code == 0 and json.loads(out)["results"][0]["verdict"] is True
+
+
 def test_a_line_per_pair_for_people(run):
     code, out, err = run("pairs.jsonl", "--workers", "1", lines=PAIRS)
     assert code == 0 and len(out.splitlines()) == 4
@@ -68,7 +73,8 @@ def test_a_line_per_pair_for_people(run):
         (["{"], "pairs.jsonl:1: is no JSON"),
         (["[1]"], "pairs.jsonl:1: is list"),
         ([{"gold": "1"}], "pairs.jsonl:1: answer is None"),
-        ([{"gold": 1, "answer": "1"}], "pairs.jsonl:1: gold is 1"),
+        ([{"gold": 1.5, "answer": "1"}], "pairs.jsonl:1: gold is 1.5"),
+        ([{"gold": True, "answer": "1"}], "pairs.jsonl:1: gold is True"),
         ([PAIRS[0], {"gold": "1", "answer": "1", "rule": "x"}], "pairs.jsonl:2: rule is 'x'"),
     ],
 )
