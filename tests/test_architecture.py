@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "decide": {"protocol", "splits", "ledger", "records", "stats"},
     "engine": set(),
     "runner": {*FOUNDATION, "engine", "grading"},
+    "replay": {*FOUNDATION, "engine", "runner"},
     "anchor": {"protocol", "splits", "ledger"},
     "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),
@@ -94,6 +95,13 @@ def run(code: str, *args: str) -> subprocess.CompletedProcess:
 
 def test_the_foundation_and_the_reading_wing_import_without_torch():
     result = run(BLOCKED.format(blocked={"torch", "transformers", "safetensors", "tokenizers"}, rooms=TORCH_FREE))
+    assert result.returncode == 0, result.stderr
+
+
+def test_replays_are_read_and_summarised_without_torch():
+    readers = ("records", "summary", "questions", "blocks")
+    code = BLOCKED.format(blocked={"torch", "transformers", "safetensors", "tokenizers"}, rooms=[])
+    result = run(code + "".join(f"\nimport cask_eval.replay.{name}" for name in readers))
     assert result.returncode == 0, result.stderr
 
 

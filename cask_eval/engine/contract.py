@@ -70,11 +70,13 @@ class Needs:
 
     queries: the newest W queries of every query head, as the attention saw them (rotated at their own positions).
     traits: name → `Trait`. bias: name of the trait that is added to every attention logit of its entry (log mass).
+    mass: name of the trait that says how many tokens an entry stands for, where entries are merged.
     """
 
     queries: int = 0
     traits: Mapping[str, Trait] = field(default_factory=dict)
     bias: str = ""
+    mass: str = ""
 
     def __or__(self, other: Needs) -> Needs:
         """Both. Raises MethodError when they disagree on the bias, or ask for a trait of one name without meaning it:
@@ -86,7 +88,10 @@ class Needs:
             )
         if self.bias and other.bias and self.bias != other.bias:
             raise MethodError(f"two parts of the method bias the attention, by {self.bias} and by {other.bias}")
-        return Needs(max(self.queries, other.queries), {**self.traits, **other.traits}, self.bias or other.bias)
+        if self.mass and other.mass and self.mass != other.mass:
+            raise MethodError(f"two parts of the method count an entry's tokens, in {self.mass} and in {other.mass}")
+        traits, bias = {**self.traits, **other.traits}, self.bias or other.bias
+        return Needs(max(self.queries, other.queries), traits, bias, self.mass or other.mass)
 
 
 @dataclass(frozen=True)

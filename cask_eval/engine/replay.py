@@ -43,8 +43,9 @@ class Given(Request):
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay found. tokens: numbers per given token. The rest as in `decode.Outcome`; `tokens` too depends on
-    the company in its last digits, and is no part of what makes two equal."""
+    """What a replay found. tokens: numbers per given token. stands_for: tokens that the entries left in the end stand
+    for, on average over layers and heads: more than the entries where some were merged. The rest as in
+    `decode.Outcome`; `tokens` too depends on the company in its last digits, and is no part of what makes two equal."""
 
     key: Any
     residency: Residency
@@ -52,6 +53,7 @@ class Replayed:
     kept_max: int | None
     regions: Regions
     tokens: Tokens = field(compare=False)
+    stands_for: float = field(compare=False)
     allocated_bytes: int = field(default=0, compare=False)
     measures: dict[str, float] = field(default_factory=dict, compare=False)
 
@@ -258,7 +260,10 @@ class _Run(Flight):
             kl=None if self.full is None else _row(self.kl, slot, length, np.float32),
             compressed=np.arange(length)[None] >= first,
         )
-        return Replayed(request.key, tokens=tokens, **self.result(slot, length - 1))
+        held = self.cache.positions[:, slot] >= 0
+        mass = self.cache.traits[self.needs.mass][:, slot].double() if self.needs.mass else 1.0
+        stands_for = float((held * mass).sum()) / (held.shape[0] * held.shape[1])
+        return Replayed(request.key, tokens=tokens, stands_for=stands_for, **self.result(slot, length - 1))
 
 
 def _row(buffer: Tensor, slot: int, length: int, dtype: Callable) -> np.ndarray:

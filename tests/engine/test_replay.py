@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_generate import bound, requests
 
 from cask_eval.engine.attention import NAME
+from cask_eval.engine.contract import Needs
 from cask_eval.engine.decode import generate
 from cask_eval.engine.replay import Given, compare, dense, entropy, replay
 from cask_eval.engine.sampling import Sampling
@@ -84,6 +85,19 @@ def test_one_given_token_is_not_fed(model):
     found = replayed(model, wanted, bound(model, "recency", delta=4), 8)
     assert {o.residency.entries for o in found.values()} == {0}
     assert {o.tokens.nll.shape for o in found.values()} == {(1, 1)}
+
+
+def test_merged_entries_stand_for_the_tokens_they_took_in(model, tmp_path_factory):
+    wanted, settings = greedy(model, 40), {"delta": 4, "prompt": "compete", "recent": 2}
+    policy = bound(model, "tri_merge", tmp_path_factory, threshold="-1", **settings)
+    for key, o in replayed(model, wanted, policy, 16).items():
+        # Everything evicted finds a place, so nothing is lost.
+        assert o.stands_for == len(wanted[key].prompt_ids) + 39
+        assert o.residency.events
+    for o in replayed(model, wanted, bound(model, "triattention", tmp_path_factory, **settings), 16).values():
+        assert o.stands_for == 16 + (o.residency.steps - o.residency.events[-1][0])
+    with pytest.raises(MethodError, match="count an entry's tokens, in a and in b"):
+        Needs(mass="a") | Needs(mass="b")
 
 
 def test_memory_bounds_only_the_chunks(model, monkeypatch):

@@ -45,8 +45,8 @@ class Fold:
     @property
     def needs(self) -> Needs:
         if not self.log_mass:
-            return Needs(traits={"count": COUNT})
-        return Needs(traits={"count": COUNT, "log_mass": Trait(shared=True)}, bias="log_mass")
+            return Needs(traits={"count": COUNT}, mass="count")
+        return Needs(traits={"count": COUNT, "log_mass": Trait(shared=True)}, bias="log_mass", mass="count")
 
     def bind(self, host: Host) -> Fold:
         """With the model's calibrated queries, where it has any. Raises MethodError when they do not fit."""

@@ -43,8 +43,8 @@ class MergeOnEvict:
         if not self.fraction:
             return Needs()
         if not self.log_mass:
-            return Needs(traits={"weight": Trait(start=1)})
-        return Needs(traits={"weight": Trait(start=1), "log_mass": Trait()}, bias="log_mass")
+            return Needs(traits={"weight": Trait(start=1)}, mass="weight")
+        return Needs(traits={"weight": Trait(start=1), "log_mass": Trait()}, bias="log_mass", mass="weight")
 
     def represent(self, entries: Entries, selection: Selection) -> tuple[Entries, Mapping[str, Tensor]]:
         """measures: merged_share, the share of evicted entries that were merged, and merged_cosine, their mean cosine
