@@ -36,7 +36,8 @@ def guard(items: list[Token]) -> str | None:
             if following and following[:2] == ("op", "!") and float(t.value) > _FACTORIAL:
                 return "a very large factorial"
         if t[:2] == ("cmd", "binom"):
-            if any(u.kind == "num" and float(u.value[:300]) > _BINOMIAL for u in items[k + 1 : k + 16]):
+            inside = items[k + 1 : k + 16]
+            if any(u[:2] == ("op", "^") or u.kind == "num" and float(u.value[:300]) > _BINOMIAL for u in inside):
                 return "a very large binomial coefficient"
         if t.kind == "op" and t.value == "!" and k and items[k - 1].value in ")}!":
             return "a factorial of an expression"
