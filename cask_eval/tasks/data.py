@@ -57,6 +57,12 @@ def inside(workspace: Path, *, offline: bool = False) -> Iterator[None]:
         _places.reset(token)
 
 
+def place() -> Path | None:
+    """Where local copies are looked for first; None where nobody said."""
+    given = _places.get().given or os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else None
+
+
 def rows(source: Mapping[str, Any]) -> list[Row]:
     """The rows that `source` names: `file`, a name such as ``math500/test.jsonl``, and `hub`, `revision` and
     `hub_file`, a data set's repository, its commit and the file in it. Raises ValueError saying what was looked for and

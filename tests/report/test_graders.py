@@ -76,3 +76,11 @@ def test_pages_show_them(problem):
     heads = [line for line in plain.splitlines() if "math-verify differs" in line]
     rows_below = plain[plain.index(heads[0]) :].splitlines()[2:]
     assert all(line.count(" | ") == heads[0].count(" | ") for line in rows_below[: rows_below.index("")])
+
+
+def test_a_page_does_not_say_where_files_lie_on_this_machine():
+    from cask_eval.cli.report import _without
+
+    said = "math.jsonl is not there; /home/me/study/math.jsonl is no file; /data/sets/math.jsonl is no file"
+    kept = "math.jsonl is not there; math.jsonl is no file; math.jsonl is no file"
+    assert _without(said, ["/home/me/study", "/data/sets"]) == kept
