@@ -74,7 +74,8 @@ def main() -> None:
             rows.append({"preset": preset, "slots": slots, "events": events, **speed})
             print(
                 f"{preset:14} {slots:3d} in flight {events:3d} events   one by one {speed['one by one']:9.0f} tokens/s"
-                f"   together {speed['together']:9.0f} tokens/s   ratio {ratio:6.1f}"
+                f"   together {speed['together']:9.0f} tokens/s   ratio {ratio:6.1f}",
+                flush=True,
             )
     if args.json:
         about = {"torch": torch.__version__, "threads": args.threads, **vars(args)}

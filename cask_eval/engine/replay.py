@@ -159,7 +159,7 @@ class _Run(Flight):
     def plan(self, row: Running) -> None:
         """The next event to the token: where the text decides, the text is known."""
         super().plan(row)
-        if self.schedule.boundaries:
+        if self.schedule.trigger == "boundary":
             coming = row.request.continuation[row.step : -1]
             chances = range(row.chance, min(row.wait, len(coming) + 1))
             row.wait = next((w for w in chances if coming[w - 1] in self.schedule.boundaries), row.wait)

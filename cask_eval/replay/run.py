@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from cask_eval import jsonl
@@ -17,7 +18,7 @@ from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.replay import Given, Replayed, dense, replay
-from cask_eval.errors import MethodError, StateError
+from cask_eval.errors import CaskError, MethodError, StateError
 from cask_eval.fidelity import Tokens, summarise
 from cask_eval.occupancy import terminal
 from cask_eval.protocol.keys import chain_seed
@@ -161,8 +162,16 @@ def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: di
         requests = [
             Given(g.key, g.prompt_ids, chain_seed(g.seed, index), g.continuation) for g in (given[r.key] for r in some)
         ]
-        for found in replay(decoder, requests, cell.policy, schedule, slots=slots, full=full):
-            parts[found.key].append(found)
+        try:
+            for found in replay(decoder, requests, cell.policy, schedule, slots=slots, full=full):
+                parts[found.key].append(found)
+        except (FloatingPointError, MethodError) as error:
+            raise MethodError(f"--arm {cell.arm} --budgets {cell.budget}: {error}; leave it out to go on") from None
+        except (torch.OutOfMemoryError, MemoryError):
+            raise CaskError(
+                f"--slots {slots}, --block-mib: memory ran out at --arm {cell.arm} --budgets {cell.budget}; replay "
+                "into another folder with fewer slots or smaller blocks"
+            ) from None
     numbers = {
         key: Tokens(*(np.concatenate([getattr(p.tokens, name) for p in found]) for name in _ARRAYS))
         for key, found in parts.items()

@@ -6,13 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from replaying import ARGS, ARMS, command, good
 from safetensors.numpy import load_file
 
 from cask_eval import jsonl
 from cask_eval.cli import cli
-from cask_eval.errors import CaskError, DriftError, MethodError, RecordError
+from cask_eval.errors import CaskError, DriftError, MethodError, RecordError, StateError
 from cask_eval.replay import run as grid
 from cask_eval.replay.blocks import blocks
 from cask_eval.replay.questions import read_prompts
@@ -279,6 +280,29 @@ def test_refusals_before_anything_runs(tmp_path, args, arms, error, message):
         good(*args, out=tmp_path / "out", arms=arms)
     assert message in str(found.value)
     assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_a_method_that_breaks_is_named(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise FloatingPointError("Scorer produced NaN scores; the event is refused")
+
+    monkeypatch.setattr("cask_eval.engine.method.Policy.compress", broken)
+    with pytest.raises(MethodError, match="--arm recency --budgets 48: Scorer produced NaN scores"):
+        good(out=tmp_path / "out")
+
+
+def test_memory_that_runs_out_has_a_remedy(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr("cask_eval.replay.run.replay", full)
+    with pytest.raises(CaskError, match="--slots 64, --block-mib: memory ran out at --arm ceiling"):
+        good(out=tmp_path / "out")
+
+
+def test_two_processes_do_not_share_a_folder(folder):
+    with grid.taken(folder), pytest.raises(StateError, match="another process replays"):
+        good(out=folder)
 
 
 def test_a_source_is_needed(tmp_path):
