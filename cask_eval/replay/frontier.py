@@ -21,8 +21,8 @@ from cask_eval.canonical import digest, loads
 from cask_eval.errors import DriftError, RecordError
 from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.fields import Digest, Strict, first_fault
-from cask_eval.replay.records import CEILING, Trial
-from cask_eval.replay.summary import ceiling_over, read_folder, trials_of
+from cask_eval.replay.records import CEILING, Trial, read_folder
+from cask_eval.replay.summary import ceiling_over, trials_of
 from cask_eval.stats.frontier import Crossing, MinimumBudget, crossings, minimum_budget
 from cask_eval.stats.off_lattice import bootstrap_interval
 
@@ -151,9 +151,10 @@ def _grid(path: Path, trials: Sequence[Trial], metric: str, arms, budgets):
     for t in trials:
         if (t.problem, t.sample) not in ceiling:
             raise RecordError(f"{path.name}: the ceiling of {t.problem} is missing; run `cask-eval replay` again")
-        own, top = (t.fidelity.endpoint(metric), ceiling_over(path, t, ceiling[t.problem, t.sample], metric))
         if t.arm == CEILING:
             own = top = t.fidelity.endpoint(metric.removesuffix(AFTER))
+        else:
+            own, top = t.fidelity.endpoint(metric), ceiling_over(path, t, ceiling[t.problem, t.sample], metric)
         if own is None or top is None:
             continue
         value[t.arm, t.budget].setdefault(t.problem, []).append(Fraction(own))

@@ -18,7 +18,7 @@ from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.replay import Given, Replayed, dense, replay
-from cask_eval.errors import CaskError, MethodError, StateError
+from cask_eval.errors import CaskError, DriftError, MethodError, StateError
 from cask_eval.fidelity import Tokens, summarise
 from cask_eval.occupancy import terminal
 from cask_eval.protocol.keys import chain_seed
@@ -128,9 +128,8 @@ def run(
         else:
             check_settings(path.name, locked.settings, settings)
         file, trials = path / "references.jsonl", path / "records.jsonl"
-        if references is not None and not file.exists():
-            lines = [line_of(r) for r in read(references, Reference)]
-            jsonl.replace(file, b"".join(line + b"\n" for line in lines))
+        if references is not None:
+            _take_over(references, file)
         jsonl.repair(trials)
         done = {t.key for t in read(trials, Trial)}
         count = len(questions) * settings.samples
@@ -156,6 +155,18 @@ def run(
             del full
 
 
+def _take_over(references: Path, file: Path) -> None:
+    """References of an earlier folder become this one's. Raises DriftError when this one has others already."""
+    lines = [line_of(r) for r in read(references, Reference)]
+    if not file.exists():
+        jsonl.replace(file, b"".join(line + b"\n" for line in lines))
+    elif not {line_of(r) for r in read(file, Reference)} >= set(lines):
+        raise DriftError(
+            f"--references {references.name}: the folder has other references already; leave the option out, or name "
+            "another folder with --out"
+        )
+
+
 def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: dict, decoder: Any, slots: int) -> None:
     parts: dict[Any, list[Replayed]] = {r.key: [] for r in some}
     for index, schedule in enumerate(cell.schedule.split()):
@@ -166,7 +177,10 @@ def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: di
             for found in replay(decoder, requests, cell.policy, schedule, slots=slots, full=full):
                 parts[found.key].append(found)
         except (FloatingPointError, MethodError) as error:
-            raise MethodError(f"--arm {cell.arm} --budgets {cell.budget}: {error}; leave it out to go on") from None
+            raise MethodError(
+                f"--arm {cell.arm} --budgets {cell.budget}: {error}; name another "
+                "folder with --out and leave this one out"
+            ) from None
         except (torch.OutOfMemoryError, MemoryError):
             raise CaskError(
                 f"--slots {slots}, --block-mib: memory ran out at --arm {cell.arm} --budgets {cell.budget}; replay "

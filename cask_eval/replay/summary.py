@@ -132,6 +132,13 @@ def _differences(folder: Path, trials: list[Trial], ceiling: dict) -> dict[str, 
     return out
 
 
+def ceiling_over(folder: Path, trial: Trial, ceiling: Trial, metric: str) -> Fraction | float | None:
+    """The ceiling's value of a metric over the tokens that the trial's own is over; None where there are none."""
+    if not metric.endswith(AFTER):
+        return ceiling.fidelity.endpoint(metric)
+    return _same_tokens(folder, trial, ceiling).endpoint(metric) if trial.fidelity.after else None
+
+
 def _same_tokens(folder: Path, trial: Trial, ceiling: Trial) -> Fidelity:
     """The ceiling, with those tokens as `after` that the arm predicted from a compressed cache."""
     own, starts = tokens_of(folder, ceiling), compressed_from(trial)

@@ -202,6 +202,10 @@ def test_references_serve_another_folder(made, tmp_path):
     good("--references", made[0] / "references.jsonl", out=out, arms=["--arm", "keydiff:delta=16"])
     assert (out / "references.jsonl").read_bytes() == (made[0] / "references.jsonl").read_bytes()
     assert {t.arm for t in trials(out)} == {CEILING, "keydiff"}
+    lines = (made[0] / "references.jsonl").read_text().replace('"entropy":"0', '"entropy":"1')
+    (tmp_path / "others.jsonl").write_text(lines)
+    with pytest.raises(DriftError, match="--references others.jsonl: the folder has other references already"):
+        good("--references", tmp_path / "others.jsonl", out=out, arms=["--arm", "keydiff:delta=16"])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_a_method_that_breaks_is_named(tmp_path, monkeypatch):
         raise FloatingPointError("Scorer produced NaN scores; the event is refused")
 
     monkeypatch.setattr("cask_eval.engine.method.Policy.compress", broken)
-    with pytest.raises(MethodError, match="--arm recency --budgets 48: Scorer produced NaN scores"):
+    with pytest.raises(MethodError, match="--arm recency --budgets 48: Scorer produced NaN scores.*; name another"):
         good(out=tmp_path / "out")
 
 
