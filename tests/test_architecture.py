@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "decide": {"protocol", "splits", "ledger", "records", "stats"},
     "engine": set(),
     "runner": {*FOUNDATION, "engine", "grading"},
-    "replay": {*FOUNDATION, "engine", "runner"},
+    "replay": {*FOUNDATION, "engine", "runner", "report"},
     "anchor": {"protocol", "splits", "ledger"},
     "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),

@@ -34,6 +34,7 @@ COMMANDS = {
     "calibrate": "Measure the statistics that calibrated methods need.",
     "reference": "Write what a model answers with its full cache, as problems.",
     "replay": "Feed given tokens through compressed caches, token by token.",
+    "frontier": "Say how small a budget is usable, and what crosses what, from replays.",
     "register": "Lock a protocol: whatever changes afterwards is seen.",
     "amend": "Change a registered protocol in the open.",
     "anchor": "Have a time-stamp authority attest when a study's events existed.",

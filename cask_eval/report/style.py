@@ -89,6 +89,16 @@ def svg(fig: Figure, name: str, description: str) -> str:
     return text.strip()
 
 
+def standalone(svg: str) -> str:
+    """The element as a file of its own, in the page's light colours."""
+    light = {"ink": "#1c2024", "muted": "#5b636c", "rule": "#d9dde2", "paper": "#fff", "positive": "#0a6e63",
+             "negative": "#b3401b", "null": "#4a5968", "void": "#7a5c00"}  # fmt: skip
+    opening, rest = svg.split(">", 1)
+    for name, colour in light.items():
+        rest = rest.replace(f"var(--{name})", colour)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{opening} style="background: {light["paper"]}">{rest}\n'
+
+
 def wrap(label: str, width: int = 26) -> str:
     """A long name on several lines, broken after `/`, `-`, `_` or `.` where there is one."""
     lines, line = [], ""

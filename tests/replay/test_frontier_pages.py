@@ -1,0 +1,100 @@
+"""`cask-eval frontier` over a folder of replays: against the records, added up by hand."""
+
+import csv
+import json
+from fractions import Fraction
+
+import pytest
+from click.testing import CliRunner
+
+from cask_eval.cli import cli
+from cask_eval.errors import CaskError, DriftError, RecordError
+from cask_eval.replay.records import Trial, line_of
+from cask_eval.replay.summary import trials_of
+
+
+def ask(folder, *args, ok=True):
+    result = CliRunner().invoke(cli, ["frontier", str(folder), *args])
+    if ok and result.exception:
+        raise result.exception
+    return result
+
+
+def test_points_and_losses_are_means_over_problems(folder):
+    found = json.loads(ask(folder, "--epsilon", "0.05", "--json").stdout)
+    trials = {t.key: t for t in trials_of(folder)}
+    ceiling = {k[2]: t for k, t in trials.items() if k[0] == "ceiling"}
+    assert len(found["points"]) == 1 + 3 * 2 and found["problems"] == len(ceiling) == 5
+    for p in found["points"]:
+        own = [t for k, t in trials.items() if k[:2] == (p["arm"], p["budget"])]
+        lost = [t.fidelity.endpoint("nll") - ceiling[t.problem].fidelity.endpoint("nll") for t in own]
+        assert p["loss"] == pytest.approx(float(sum(lost) / 5)) and p["loss_low"] <= p["loss"] <= p["loss_high"]
+        assert p["cache"] == pytest.approx(float(sum(Fraction(t.cache.mean) for t in own) / 5))
+    # Three methods at two budgets: every two methods, each at the smaller one.
+    assert len(found["crossings"]) == 6 and all(c["small"] == 48 and c["large"] == 64 for c in found["crossings"])
+
+
+def test_top1_is_oriented(folder):
+    found = json.loads(ask(folder, "--metric", "top1", "--epsilon", "0.5", "--json").stdout)
+    by = {(p["arm"], p["budget"]): p for p in found["points"]}
+    top = by["ceiling", 0]["mean"]
+    assert all(p["loss"] == pytest.approx(top - p["mean"]) for p in found["points"])
+    for c in found["crossings"]:
+        advantage = by[c["better"], c["small"]]["mean"] - by[c["worse"], c["large"]]["mean"]
+        assert c["difference"] == pytest.approx(advantage)
+
+
+def test_after_compares_the_same_tokens(folder):
+    found = json.loads(ask(folder, "--metric", "nll_after", "--epsilon", "0.05", "--json").stdout)
+    (ceiling,) = (p for p in found["points"] if p["arm"] == "ceiling")
+    assert ceiling["mean"] == pytest.approx(
+        sum(float(t.fidelity.endpoint("nll")) for t in trials_of(folder) if t.arm == "ceiling") / 5
+    )
+    assert all(p["loss"] > -1e-4 for p in found["points"])
+
+
+def test_a_question_that_was_asked_first_is_not_changed_later(folder, tmp_path):
+    said = ask(tmp_path / "new", "--epsilon", "0.05").stdout
+    assert "now make the replays" in said and json.loads((tmp_path / "new/frontier.json").read_text())["records"] == 0
+    ask(folder, "--epsilon", "0.05")
+    assert "may have been chosen by what came out" in (folder / "frontier.html").read_text()
+    with pytest.raises(DriftError, match="epsilon is 0.05, and 0.5 was given"):
+        ask(folder, "--epsilon", "0.5")
+    with pytest.raises(DriftError, match="metric is nll, and kl was given"):
+        ask(folder, "--epsilon", "0.05", "--metric", "kl")
+
+
+def test_the_page_and_the_tables(folder):
+    ask(folder, "--epsilon", "0.05", "--position-of", "recency@48")
+    page = (folder / "frontier.html").read_text()
+    assert page.count("<svg") == 3 and "http-equiv" in page and "src=" not in page.replace("img-src", "")
+    with open(folder / "frontier.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["arm"], r["budget"]) for r in rows[:2]] == [("ceiling", "0"), ("recency", "48")]
+    with open(folder / "crossings.csv") as f:
+        pairs = list(csv.DictReader(f))
+    caches = {(r["arm"], r["budget"]): r["mean_cache"] for r in rows}
+    assert len(pairs) == 6 and all(r["cache_better"] == caches[r["better"], r["small"]] for r in pairs)
+    first = page
+    ask(folder, "--epsilon", "0.05", "--position-of", "recency@48")
+    assert (folder / "frontier.html").read_text() == first
+
+
+def test_what_is_wrong_is_named(folder, tmp_path):
+    with pytest.raises(CaskError, match="--metric accuracy: is none; use one of top1"):
+        ask(folder, "--epsilon", "0.1", "--metric", "accuracy")
+    assert "'-1' is not a decimal above 0" in ask(folder, "--epsilon", "-1", ok=False).output
+    with pytest.raises(CaskError, match="--alpha 0.7: must be below 0.5"):
+        ask(folder, "--epsilon", "0.1", "--alpha", "0.7")
+    with pytest.raises(CaskError, match="--position-of recency@7: the folder has no such replays; it has recency@48"):
+        ask(folder, "--epsilon", "0.1", "--position-of", "recency@7")
+
+
+def test_a_grid_that_is_not_complete_is_not_judged(folder):
+    records = folder / "records.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:-1]))
+    last = Trial.model_validate(json.loads(lines[-1]))
+    assert line_of(last) + b"\n" == lines[-1]
+    with pytest.raises(RecordError, match=f"{last.arm} at budget {last.budget} is not complete"):
+        ask(folder, "--epsilon", "0.1")
