@@ -53,12 +53,13 @@ def show(chosen: Select) -> None:
     """What was frozen, one line per comparison, after one line per candidate where there are several."""
     several = len(chosen.gains) > 1
     for name, gain in chosen.gains.items() if several or not chosen.survivors else ():
-        points = f"{100 * float(Fraction(gain)):+.1f} points"
-        click.echo(f"{name}: dev gain {points}, {'confirmed' if name in chosen.survivors else 'screened out'}")
+        shown = float(Fraction(gain))
+        shown = f"{shown:+.4g}" if chosen.rule.startswith("max_mean_endpoint") else f"{100 * shown:+.1f} points"
+        click.echo(f"{name}: dev gain {shown}, {'confirmed' if name in chosen.survivors else 'screened out'}")
     for name in chosen.survivors:
-        for cell, arms in chosen.arms.items():
+        for cell, configs in chosen.chosen.items():
             label = f"{name} {cell}" if several else cell
-            click.echo(f"{label}: {chosen.chosen[cell][name]}, budget {arms[name].schedule.budget}")
+            click.echo(f"{label}: {configs[name]}, budget {chosen.arms[cell][name].schedule.budget}")
 
 
 def choose(space: Workspace, study: str | None, device: str, slots: int):

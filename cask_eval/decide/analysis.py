@@ -12,6 +12,7 @@ from cask_eval.canonical import digest
 from cask_eval.decide.arms import ArmTrials, sort_records
 from cask_eval.decide.branches import decide
 from cask_eval.decide.budgets import footprint_of
+from cask_eval.decide.endpoints import Counts, Improvement, Reals, Replays, draws, pair
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import (
     AnalysisDocument,
@@ -22,20 +23,19 @@ from cask_eval.decide.model import (
     MatchedResult,
     NonInferior,
     Outcome,
+    PairedValues,
     Screened,
     number,
 )
 from cask_eval.ledger.events import ArmChoice, Select
-from cask_eval.protocol.model import Arm, Cell, NonInferiority, Protocol
+from cask_eval.protocol.keys import full_arms
+from cask_eval.protocol.model import FULL, Arm, Cell, NonInferiority, Protocol
 from cask_eval.records.model import Record
-from cask_eval.stats.bootstrap import percentile_interval
 from cask_eval.stats.max_t import max_t
 from cask_eval.stats.multiplicity import CORRECTIONS
-from cask_eval.stats.pairs import Pairs
-from cask_eval.stats.procedures import PROCEDURES, p_values
 from cask_eval.stats.sensitivity import sensitivity
 from cask_eval.stats.summary import FEW_DISCORDANT
-from cask_eval.stats.tango import non_inferiority
+
 
 def analyse(
     protocol: Protocol,
@@ -49,12 +49,12 @@ def analyse(
     """Everything the study found, and the branch that follows.
 
     The unit is the problem: its K samples are summed, arms are paired by problem, and a trial that is missing,
-    failed or without a right answer is wrong. A comparison is one surviving candidate in one cell, against the same
-    baseline trials as all others of that cell. The family is registered; a comparison that is void, or that was
-    never made because fewer candidates survived than could have, stays in it with p = 1. A comparison is positive when
-    its adjusted p is at most `test.alpha` and the candidate is ahead, negative when the one-sided p for harm is at
-    most `test.veto.alpha`, uncorrected, and the candidate is behind. With `test.non_inferiority` it is also
-    non-inferior, or not. Numbers are compared as printed, so that a
+    failed or without a right answer is wrong; for endpoints other than accuracy see `endpoints`. A comparison is one
+    surviving candidate in one cell, against the same baseline trials as all others of that cell. The family is
+    registered; a comparison that is void, or that was never made because fewer candidates survived than could have,
+    stays in it with p = 1. A comparison is positive when its adjusted p is at most `test.alpha` and the candidate is
+    ahead, negative when the one-sided p for harm is at most `test.veto.alpha`, uncorrected, and the candidate is
+    behind. With `test.non_inferiority` it is also non-inferior, or not. Numbers are compared as printed, so that a
     reader can repeat it. Controls never decide.
 
     Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat, or when more
@@ -65,6 +65,7 @@ def analyse(
     names = list(protocol.heldout_arms(select.survivors))
     trials = sort_records(protocol, registration, records, problem_ids, names)
     ran = {cell.name: _arms(protocol, select, trials, cell, names) for cell in protocol.cells}
+    full = {c.name: _arms(protocol, select, trials, c, full_arms("heldout")) for c in protocol.reference_cells}
     survivors = [c.name for c in protocol.candidates if c.name in select.survivors]
     found = [
         _measure(protocol, registration, ran[cell.name], cell, candidate)
@@ -73,7 +74,7 @@ def analyse(
     ]
 
     test, m = protocol.test, protocol.family
-    registered = [PROCEDURES[test.procedure](f.pairs, test.alternative) for f in found]
+    registered = [f.improvement.p(test.procedure, test.alternative) for f in found]
     void = [f.matched.verdict == "void" for f in found]
     if test.correction == "max_t":
         adjusted = _jointly(protocol, registration, found, void)
@@ -103,10 +104,11 @@ def analyse(
         negative_cells=counts[1],
         void_cells=counts[2],
         non_inferior_cells=held if test.non_inferiority else None,
-        arms={cell: {name: arm.result() for name, arm in row.items()} for cell, row in ran.items()},
+        arms={cell: {name: arm.result() for name, arm in row.items()} for cell, row in {**ran, **full}.items()},
         branch=branch.name,
         decision=branch.decision,
         notes=[note for f in found for note in _notes(protocol, f)],
+        endpoint=test.endpoint,
     )
 
 
@@ -135,8 +137,8 @@ class _Found:
     candidate: str
     baseline_trials: ArmTrials
     candidate_trials: ArmTrials
-    differences: list[int]
-    pairs: Pairs
+    improvement: Improvement
+    replays: Replays | None
     matched: MatchedResult
 
 
@@ -150,21 +152,37 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
             choice.schedule.prompt_policy if choice else "",
             footprint_of(choice) if choice else None,
         )
-        out[name] = _Arm(own, choice, protocol.arms[name], cell.budget)
+        out[name] = _Arm(own, choice, protocol.arms.get(name, Arm(preset=FULL)), cell.budget)
     return out
 
 
 def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell: Cell, name: str) -> _Found:
     baseline, candidate = arms["baseline"].trials, arms[name].trials
-    differences = [candidate.right[p] - baseline.right[p] for p in baseline.right]
-    pairs = Pairs.from_differences(differences, protocol.generation.samples)
-    seed = _seed({"registration": registration, "cell": cell.name, "candidate": name, "use": "matched_cache"})
-    matched = compare(baseline.caches, candidate.caches, pairs.difference, protocol.matched_cache, seed)
+    about = {"registration": registration, "cell": cell.name, "candidate": name}
+    improvement, replays = _improvement(protocol, baseline, candidate, _seed({**about, "use": "test"}))
+    seed = _seed({**about, "use": "matched_cache"})
+    better = "better" if protocol.fidelity else "more accurate"
+    matched = compare(
+        baseline.caches, candidate.caches, improvement.difference, protocol.matched_cache, seed, better=better
+    )
     lacking = [arm for arm in ("baseline", name) if arms[arm].choice is None]
-    if lacking:
-        reason = f"the tuning phase froze no {' and no '.join(lacking)} for this cell"
-        matched = matched.model_copy(update={"verdict": "void", "reasons": [reason, *matched.reasons]})
-    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, differences, pairs, matched)
+    reasons = [f"the tuning phase froze no {' and no '.join(lacking)} for this cell"] if lacking else []
+    if not improvement.n:
+        reasons.append(f"no problem has {protocol.test.endpoint} in both arms")
+    if reasons:
+        matched = matched.model_copy(update={"verdict": "void", "reasons": [*reasons, *matched.reasons]})
+    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, improvement, replays, matched)
+
+
+def _improvement(
+    protocol: Protocol, baseline: ArmTrials, candidate: ArmTrials, seed: int
+) -> tuple[Improvement, Replays | None]:
+    samples, test = protocol.generation.samples, protocol.test
+    if not protocol.fidelity:
+        return Counts([candidate.right[p] - baseline.right[p] for p in baseline.right], samples), None
+    found = pair(test.endpoint, baseline.trials, candidate.trials, samples)
+    count = draws(Fraction(test.alpha) / (protocol.family if test.correction != "none" else 1))
+    return Reals(found.improvements, list(baseline.trials), samples, seed, count), found
 
 
 def _seed(use: dict[str, str]) -> int:
@@ -173,15 +191,14 @@ def _seed(use: dict[str, str]) -> int:
 
 
 def _jointly(protocol: Protocol, registration: str, found: list[_Found], void: list[bool]) -> list[float]:
-    rows = [None if v else f.differences for f, v in zip(found, void)]
+    rows = [None if v else f.improvement.row for f, v in zip(found, void)]
     seed = _seed({"registration": registration, "use": "max_t"})
     return max_t(rows, protocol.test.alternative, m=protocol.family, seed=seed).step_down
 
 
 def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float) -> CellResult:
-    test, pairs = protocol.test, found.pairs
-    harm = number(PROCEDURES[test.procedure](pairs, "less"))
-    baseline, candidate = found.baseline_trials.right, found.candidate_trials.right
+    test, made = protocol.test, found.improvement
+    harm = number(made.p(test.procedure, "less"))
     share = Fraction(test.alpha)
     family = protocol.family if test.correction != "none" else 1
     return CellResult(
@@ -189,36 +206,55 @@ def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float
         cell=found.cell.name,
         model=found.cell.model,
         budget=found.cell.budget,
-        n=pairs.n,
-        samples=pairs.samples,
-        wins=pairs.wins,
-        losses=pairs.losses,
-        ties=pairs.ties,
-        difference=number(pairs.difference),
-        standard_error=number(pairs.standard_error),
-        interval=_interval(pairs, 1 - share),
-        interval_adjusted=_interval(pairs, 1 - share / family),
-        p={name: number(p) for name, p in p_values(pairs, test.alternative).items()},
+        n=made.n,
+        samples=made.samples,
+        wins=made.wins,
+        losses=made.losses,
+        ties=made.ties,
+        difference=number(made.difference),
+        standard_error=number(made.standard_error),
+        interval=_interval(made, 1 - share),
+        interval_adjusted=_interval(made, 1 - share / family),
+        p={name: number(p) for name, p in made.tests(test.alternative).items()} if made.n else {test.procedure: "1"},
         p_registered=number(registered),
         p_adjusted=number(adjusted),
         p_veto=harm,
         matched=found.matched,
-        outcome=_outcome(pairs.total, number(adjusted), harm, found.matched.verdict == "void", protocol),
-        flips=[
-            Flip(problem=p, baseline=baseline[p], candidate=candidate[p])
-            for p in baseline
-            if baseline[p] != candidate[p]
-        ],
-        non_inferior=_non_inferior(pairs, test.non_inferiority) if test.non_inferiority else None,
+        outcome=_outcome(made.difference, number(adjusted), harm, found.matched.verdict == "void", protocol),
+        flips=[] if found.replays else list(_flips(found)),
+        non_inferior=_non_inferior(made, test.non_inferiority) if test.non_inferiority else None,
+        values=list(_values(found.replays)) if found.replays else [],
     )
 
 
-def _non_inferior(pairs: Pairs, rule: NonInferiority) -> NonInferior:
-    z, p = (number(value) for value in non_inferiority(pairs, Fraction(rule.margin)))
-    return NonInferior(margin=rule.margin, alpha=rule.alpha, z=z, p=p, shown=Decimal(p) <= Decimal(rule.alpha))
+def _flips(found: _Found) -> Iterable[Flip]:
+    baseline, candidate = found.baseline_trials.right, found.candidate_trials.right
+    for p in baseline:
+        if baseline[p] != candidate[p]:
+            yield Flip(problem=p, baseline=baseline[p], candidate=candidate[p])
 
 
-def _outcome(total: int, adjusted: str, harm: str, void: bool, protocol: Protocol) -> Outcome:
+def _values(found: Replays) -> Iterable[PairedValues]:
+    for p, (baseline, candidate) in found.means.items():
+        improvement = number(found.improvements[p])
+        yield PairedValues(
+            problem=p, baseline=number(baseline), candidate=number(candidate), improvement=improvement
+        )
+
+
+def _non_inferior(made: Improvement, rule: NonInferiority) -> NonInferior:
+    z, p = made.non_inferior(Fraction(rule.margin))
+    p = number(p)
+    return NonInferior(
+        margin=rule.margin,
+        alpha=rule.alpha,
+        z="" if z is None else number(z),
+        p=p,
+        shown=Decimal(p) <= Decimal(rule.alpha),
+    )
+
+
+def _outcome(total: Fraction, adjusted: str, harm: str, void: bool, protocol: Protocol) -> Outcome:
     if void:
         return "void"
     if total > 0 and Decimal(adjusted) <= Decimal(protocol.test.alpha):
@@ -228,9 +264,10 @@ def _outcome(total: int, adjusted: str, harm: str, void: bool, protocol: Protoco
     return "null"
 
 
-def _interval(pairs: Pairs, level: Fraction) -> Interval:
-    low, high = percentile_interval(pairs, level)
-    return Interval(level=number(level), low=number(low), high=number(high))
+def _interval(made: Improvement, level: Fraction) -> Interval:
+    ends = made.interval(level)
+    low, high = ("", "") if ends is None else map(number, ends)
+    return Interval(level=number(level), low=low, high=high)
 
 
 def _gain(select: Select, name: str) -> str:
@@ -238,14 +275,34 @@ def _gain(select: Select, name: str) -> str:
 
 
 def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
-    pairs, name = found.pairs, found.name
-    differ = pairs.wins + pairs.losses
+    made, name = found.improvement, found.name
+    differ = made.wins + made.losses
     if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:
         yield (
             f"{name}: the arms differ on {differ} problems, fewer than {FEW_DISCORDANT}; the paired bootstrap then "
             "rejects more often than its level says, so read the exact tests beside it"
         )
-    yield from _sensitivity(found)
+    yield from _of_replays(protocol, found, found.replays) if found.replays else _sensitivity(found)
+
+
+def _of_replays(protocol: Protocol, found: _Found, replays: Replays) -> Iterable[str]:
+    """Which pairs are not there, and how far the difference leans on trials without a result."""
+    pairs = len(found.baseline_trials.trials) * protocol.generation.samples
+    if replays.excluded:
+        yield (
+            f"{found.name}: {replays.excluded} of {pairs} pairs are left out on both sides, because nothing was "
+            f"compressed in one arm at least, so that there is no {protocol.test.endpoint}"
+        )
+    if not any(replays.lost):
+        return
+    cases = "no problem is complete"
+    if whole := list(replays.complete.values()):
+        cases = f"over the {len(whole)} problems with complete pairs {number(sum(whole, Fraction()) / len(whole))}"
+    yield (
+        f"{found.name}: {replays.lost[0]} baseline and {replays.lost[1]} candidate trials left no result; "
+        f"{replays.void} pairs of which neither arm did are left out, the others count with the worst value of the "
+        f"comparison; difference {number(found.improvement.difference)}, {cases}"
+    )
 
 
 def _sensitivity(found: _Found) -> Iterable[str]:
@@ -256,12 +313,12 @@ def _sensitivity(found: _Found) -> Iterable[str]:
         return
     problems = list(baseline.right)
     columns = [[column[p] for p in problems] for arm in (baseline, candidate) for column in (arm.right, arm.absent)]
-    four = sensitivity(columns[0], columns[2], columns[1], columns[3], found.pairs.samples)
+    four = sensitivity(columns[0], columns[2], columns[1], columns[3], found.improvement.samples)
     cases = "no problem is complete"
     if four.complete:
         cases = f"over the {four.complete.n} complete problems {number(four.complete.difference)}"
     yield (
         f"{found.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
-        f"difference {number(found.pairs.difference)}, {cases}, between {number(four.worst.difference)} "
+        f"difference {number(found.improvement.difference)}, {cases}, between {number(four.worst.difference)} "
         f"and {number(four.best.difference)} whatever they would have been"
     )

@@ -10,8 +10,10 @@ from functools import cached_property
 from cask_eval.decide.matched import Caches, mean
 from cask_eval.decide.model import ArmResult, number
 from cask_eval.errors import RecordError
+from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.fields import Param
 from cask_eval.footprint import Footprint
+from cask_eval.protocol.keys import full_arms
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 from cask_eval.residency import Residency
@@ -98,7 +100,18 @@ class ArmTrials:
             longest_wiped=max((r.longest for r in regions), default=None),
             active=_known(self.caches.active),
             mean_output_tokens=_known(Fraction(sum(lengths), len(lengths)) if lengths else None),
+            fidelity=self.fidelity(),
         )
+
+    def fidelity(self) -> dict[str, str]:
+        """Endpoint → its mean over the problems that have it, each a mean over its samples; empty without replays."""
+        out = {}
+        for name in (base + after for after in ("", AFTER) for base in ENDPOINTS):
+            rows = [[r.fidelity.endpoint(name) for r in rs if r.fidelity] for rs in self.trials.values()]
+            known = [mean(own) for row in rows if (own := [v for v in row if v is not None])]
+            if known:
+                out[name] = number(mean(known))
+        return out
 
 
 def sort_records(
@@ -113,7 +126,9 @@ def sort_records(
     Raises RecordError on a record that the study does not expect or that comes twice: a second answer to a
     question must not be able to hide.
     """
-    out = {(c.name, a): {p: [] for p in problem_ids} for c in protocol.cells for a in arms}
+    places = [(c.name, a) for c in protocol.cells for a in arms]
+    places += [(c.name, a) for c in protocol.reference_cells for a in full_arms("heldout")]
+    out = {place: {p: [] for p in problem_ids} for place in places}
     seen = set()
     for r in records:
         if (r.study, r.registration) != (protocol.study, registration):

@@ -24,7 +24,8 @@ class Beside:
     """One comparison. adjusted: correction → p over the registered family, Bonferroni and Holm of the registered test,
     max-T of the sign-flip test; a void comparison has 1. tango: the score interval at the level of the plain one, None
     for several samples a problem. detects: the smallest difference that exact McNemar finds with 80 % power among so
-    many problems, where as many differ as did here, at the level that Bonferroni leaves; None where there is none."""
+    many problems, where as many differ as did here, at the level that Bonferroni leaves; None where there is none. Both
+    are about right answers, and None for other endpoints."""
 
     adjusted: dict[str, float]
     tango: tuple[float, float] | None
@@ -45,17 +46,27 @@ def beside(document: AnalysisDocument) -> list[Beside]:
         "max_t": max_t(rows, alternative, m=family, seed=seed).step_down,
     }
     level = float(Fraction(document.alpha) / max(1, family))
+    counted = document.endpoint == "accuracy"
     return [
-        Beside({name: adjusted[name][i] for name in CORRECTIONS}, _tango(c), _detects(c, level, alternative))
+        Beside(
+            {name: adjusted[name][i] for name in CORRECTIONS},
+            _tango(c) if counted else None,
+            _detects(c, level, alternative) if counted else None,
+        )
         for i, c in enumerate(cells)
     ]
 
 
-def _differences(cells: list[CellResult]) -> list[list[int]]:
-    """[cells, problems] K·d over the problems on which any comparison differs; the others flip to themselves."""
-    flips = [{f.problem: f.candidate - f.baseline for f in c.flips} for c in cells]
+def _differences(cells: list[CellResult]) -> list[list[Fraction]]:
+    """[cells, problems] improvements over the problems on which any comparison differs; the others flip to themselves.
+    Of right answers they are K·d, of other endpoints as printed."""
+    flips = [
+        {f.problem: Fraction(f.candidate - f.baseline) for f in c.flips}
+        | {v.problem: Fraction(v.improvement) for v in c.values}
+        for c in cells
+    ]
     problems = sorted({problem for found in flips for problem in found}) or [""]  # none differs anywhere: 0 of one
-    return [[found.get(problem, 0) for problem in problems] for found in flips]
+    return [[found.get(problem, Fraction()) for problem in problems] for found in flips]
 
 
 def _tango(c: CellResult) -> tuple[float, float] | None:

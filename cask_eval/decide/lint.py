@@ -35,7 +35,9 @@ class Finding:
 def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
     """Findings, errors first. Without the number of held-out problems the power checks are left out."""
     found = [*_branches(protocol), *_candidates(protocol), *_levels(protocol)]
-    if heldout_count:
+    if protocol.fidelity:
+        found += [*_unused(protocol), *_no_veto(protocol)]
+    elif heldout_count:
         for rule in (_discordance, _effect, _veto, _margin):
             found += rule(protocol, heldout_count)
     return sorted(found, key=lambda f: f.level != "error")
@@ -44,6 +46,15 @@ def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
 def describe_power(protocol: Protocol, n: int) -> str:
     """One line for `register`: the smallest true difference this study finds four times out of five."""
     level = level_per_comparison(protocol)
+    if protocol.fidelity:
+        # A z-test of the mean difference: how much its problems differ is not known beforehand.
+        tail = level / (2 if protocol.test.alternative == "two-sided" else 1)
+        least = (NormalDist().inv_cdf(1 - tail) + NormalDist().inv_cdf(POWER)) / sqrt(n)
+        return (
+            f"each {_unit(protocol)} (n = {n}, level {level:.4g}, {protocol.test.alternative}) detects a mean "
+            f"improvement in {protocol.test.endpoint} of {least:.2g} standard deviations of the paired differences "
+            "with 80 % power"
+        )
     smallest = mde(n, float(_discordance_of(protocol)), level, POWER, protocol.test.alternative)
     found = f"detects {points(smallest)} with 80 % power" if smallest else "detects no difference with 80 % power"
     return (
@@ -194,16 +205,34 @@ def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
         )
 
 
-def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
-    test = protocol.test
-    if test.non_inferiority and any(b.when and b.when.non_inferior_cells for b in protocol.branches):
+def _unused(protocol: Protocol) -> Iterable[Finding]:
+    for field in ("expected_effect", "expected_discordance"):
+        if getattr(protocol, field) is not None:
+            yield Finding(
+                "warning",
+                field,
+                f"is about right answers and changes nothing with test.endpoint {protocol.test.endpoint}; leave it out",
+            )
+
+
+def _no_veto(protocol: Protocol) -> Iterable[Finding]:
+    looked = [b.when for b in protocol.branches if b.when]
+    if protocol.test.non_inferiority and any(when.non_inferior_cells for when in looked):
         return  # the branches ask for evidence that there is no harm, which is more than no evidence of harm
-    if not any(b.when and b.when.negative_cells for b in protocol.branches):
+    if not any(when.negative_cells for when in looked):
         yield Finding(
             "warning",
             "branches",
             "no branch looks at negative_cells, so harm changes nothing; add a branch for it",
         )
+
+
+def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
+    test = protocol.test
+    if found := list(_no_veto(protocol)):
+        yield from found
+        return
+    if test.non_inferiority and any(b.when and b.when.non_inferior_cells for b in protocol.branches):
         return
     harm = abs(float(protocol.expected_effect or 0)) or NOTICEABLE_HARM
     q = float(_discordance_of(protocol))

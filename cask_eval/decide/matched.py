@@ -99,12 +99,20 @@ def fault(account: Residency, footprint: Footprint | None) -> str | None:
     return None if account.mean > 0 else "nothing was resident"
 
 
-def compare(baseline: Caches, candidate: Caches, difference: Fraction, rule: MatchedCache, seed: int) -> MatchedResult:
+def compare(
+    baseline: Caches,
+    candidate: Caches,
+    difference: Fraction,
+    rule: MatchedCache,
+    seed: int,
+    *,
+    better: str = "more accurate",
+) -> MatchedResult:
     """The candidate's cache against the baseline's; `ratio` is mean C_x over mean C_x of the comparable problems.
 
     Matched: ratio within 1 ± tolerance and its paired-bootstrap 90 % interval within 1 ± interval_tolerance.
-    Tolerated: outside on one side only, and that side is against the claim: the arm with the higher accuracy
-    (sign of `difference`, candidate minus baseline) used less. Void otherwise, and for each of: self-contradictory
+    Tolerated: outside on one side only, and that side is against the claim: the `better` arm, as it is called (the
+    candidate where `difference` is positive), used less. Void otherwise, and for each of: self-contradictory
     accounts; too many problems without one; peak, inactive share, cap hits and prompt policies beyond the rule.
     `ratio` and the interval's ends are empty when no problem can be compared. Caches must list the same problems.
     """
@@ -117,7 +125,7 @@ def compare(baseline: Caches, candidate: Caches, difference: Fraction, rule: Mat
     ours, theirs = [candidate.means[p] for p in common], [baseline.means[p] for p in common]
     ratio = mean(ours) / mean(theirs)
     low, high = (number(v) for v in bootstrap_ratio_interval(ours, theirs, Fraction(LEVEL), seed))
-    verdict, reason = _verdict(ratio, low, high, difference, rule)
+    verdict, reason = _verdict(ratio, low, high, difference, rule, better)
     reasons = [*void, *([reason] if reason else [])]
     return MatchedResult(
         verdict="void" if void else verdict,
@@ -127,7 +135,9 @@ def compare(baseline: Caches, candidate: Caches, difference: Fraction, rule: Mat
     )
 
 
-def _verdict(ratio: Fraction, low: str, high: str, difference: Fraction, rule: MatchedCache) -> tuple[str, str]:
+def _verdict(
+    ratio: Fraction, low: str, high: str, difference: Fraction, rule: MatchedCache, better: str
+) -> tuple[str, str]:
     near, wide = Fraction(rule.tolerance), Decimal(rule.interval_tolerance)
     less = ratio < 1 - near or Decimal(low) < 1 - wide
     more = ratio > 1 + near or Decimal(high) > 1 + wide
@@ -140,10 +150,11 @@ def _verdict(ratio: Fraction, low: str, high: str, difference: Fraction, rule: M
     if less and more:
         return "void", f"{found}; it may be off in either direction"
     if difference == 0:
-        return "void", f"{found}; with equal accuracies no direction is against the claim"
+        equal = "equal accuracies" if better == "more accurate" else "no difference"
+        return "void", f"{found}; with {equal} no direction is against the claim"
     if less == (difference > 0):
-        return "tolerated", f"{found}, but the more accurate arm held less, which is against the claim"
-    return "void", f"{found}, and the more accurate arm held more"
+        return "tolerated", f"{found}, but the {better} arm held less, which is against the claim"
+    return "void", f"{found}, and the {better} arm held more"
 
 
 def _account_faults(baseline: Caches, candidate: Caches) -> Iterable[str]:

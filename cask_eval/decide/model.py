@@ -31,7 +31,8 @@ class ArmResult(Strict):
     """One arm in one cell. `correct` counts right samples out of `trials` expected ones; missing, failed and
     truncated-without-answer trials are wrong. Caches are entries per layer and KV head. `wiped_regions` is the share
     of 64-token stretches of the history that an event left without an entry, pooled over trials, events, layers and
-    heads; `longest_wiped` the most tokens in a row of which nothing was left. Both are empty without an event."""
+    heads; `longest_wiped` the most tokens in a row of which nothing was left. Both are empty without an event.
+    `fidelity`: endpoint → mean over the problems that have it, of replays only; their `correct` is the references'."""
 
     preset: str
     params: dict[str, str | int | bool]
@@ -51,6 +52,7 @@ class ArmResult(Strict):
     longest_wiped: int | None
     active: Number
     mean_output_tokens: Number
+    fidelity: dict[str, Number] = Field(default={}, exclude_if=lambda value: not value)
 
 
 class Interval(Strict):
@@ -70,7 +72,8 @@ class MatchedResult(Strict):
 
 
 class NonInferior(Strict):
-    """Tango's score test of a loss of `margin` or more: z, the one-sided p, and whether it is rejected at `alpha`."""
+    """The test of a loss of `margin` or more: z (empty where the test has none), the one-sided p, and whether it is
+    rejected at `alpha`."""
 
     margin: Number
     alpha: Number
@@ -87,8 +90,19 @@ class Flip(Strict):
     candidate: int
 
 
+class PairedValues(Strict):
+    """The endpoint of a problem in both arms, and the candidate's improvement."""
+
+    problem: str
+    baseline: Number
+    candidate: Number
+    improvement: Number
+
+
 class CellResult(Strict):
-    """One comparison: a candidate against the baseline in one cell. `p` holds every test by procedure name;
+    """One comparison: a candidate against the baseline in one cell. `difference` is an improvement: positive where the
+    candidate is better, so of nll and kl it is the baseline's less the candidate's. `flips` are of accuracy, `values`
+    of the other endpoints, one for each problem that is compared. `p` holds every test by procedure name;
     `p_registered` is the protocol's, `p_adjusted` after the registered correction over the whole family, `p_veto` the
     one-sided p for harm."""
 
@@ -113,6 +127,7 @@ class CellResult(Strict):
     outcome: Outcome
     flips: list[Flip]
     non_inferior: NonInferior | None = Field(default=None, exclude_if=lambda value: value is None)
+    values: list[PairedValues] = Field(default=[], exclude_if=lambda value: not value)
 
 
 class Screened(Strict):
@@ -130,7 +145,7 @@ class AnalysisDocument(Strict):
     `screening` lists every registered candidate, `cells` the comparisons of those that survived, candidate by
     candidate. `family` is the registered number of comparisons, which those that screening left out stay in.
     Fields that no protocol asked for are left out.
-    `arms` maps cell → arm → its numbers, for every arm that the held-out split was spent on.
+    `arms` maps cell → arm → its numbers, for every arm that the held-out split was spent on, references included.
     """
 
     analysis: Literal["cask-eval/analysis/1"] = "cask-eval/analysis/1"
@@ -153,3 +168,4 @@ class AnalysisDocument(Strict):
     branch: str
     decision: str
     notes: list[str]
+    endpoint: str = Field(default="accuracy", exclude_if=lambda value: value == "accuracy")

@@ -1,9 +1,10 @@
 """What the dev split decides: a configuration for each candidate, and which candidates are confirmed. Pure, so that
 `tune` and `verify` run the same lines.
 
-Tuning rule ``max_mean_accuracy``: a configuration's score is its mean dev accuracy, an exact fraction; a trial without
-a record counts as wrong. With scope ``all_cells`` one configuration wins for all cells by its mean over the cells;
-with ``per_cell`` each cell has its own winner. Highest score wins, ties go by `ties`.
+Tuning rules. ``max_mean_accuracy``: a configuration's score is its mean dev accuracy, an exact fraction; a trial
+without a record counts as wrong. ``max_mean_endpoint``: its score is its mean improvement over the baseline on dev
+(`endpoints.score`), the baseline's own being 0. With scope ``all_cells`` one configuration wins for all cells by its
+mean over the cells; with ``per_cell`` each cell has its own winner. Highest score wins, ties go by `ties`.
 
 Screening rule ``best_dev_gain``: a candidate's gain is the mean over the cells of its chosen configuration's score
 minus the baseline's. The best of those that gain enough survive, ties going to the one listed first. Without a
@@ -19,10 +20,11 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from cask_eval.decide.budgets import text
+from cask_eval.decide.endpoints import pair, score
 from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice, Select
-from cask_eval.protocol.keys import configs, dev_runs
-from cask_eval.protocol.model import Candidate, Protocol
+from cask_eval.protocol.keys import configs, dev_runs, full_arms
+from cask_eval.protocol.model import CEILING, FULL, REFERENCE, Candidate, Protocol
 from cask_eval.records.model import Record
 
 Scores = dict[str, dict[str, dict[str, Fraction]]]
@@ -31,7 +33,7 @@ Choice = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Selection:
-    """scores: cell → arm → configuration → dev accuracy, the baseline's configuration being "". chosen: cell →
+    """scores: cell → arm → configuration → dev score, the baseline's configuration being "". chosen: cell →
     candidate → configuration. gains: candidate → mean gain over the baseline. survivors: as the protocol lists them."""
 
     scores: Scores
@@ -50,7 +52,10 @@ def rule(protocol: Protocol) -> str:
 
 
 def arm_of(protocol: Protocol, arm: str, config: str) -> tuple[str, dict[str, Param]]:
-    """Preset and parameters of an arm in a configuration: "" for the baseline and the controls. Raises KeyError."""
+    """Preset and parameters of an arm in a configuration: "" for the baseline, the controls and what runs with the full
+    cache. Raises KeyError."""
+    if arm in (REFERENCE, CEILING) and protocol.fidelity:
+        return FULL, {}
     found = protocol.arms[arm]
     return found.preset, dict(configs(found))[config]
 
@@ -70,15 +75,17 @@ def freeze(
     controls: dict[str, dict[str, ArmChoice]],
 ) -> Select:
     """The event that commits to a selection. Every held-out arm is frozen as it ran on dev (`DevRun.matched`), the
-    controls (cell → name → choice) as they are given."""
+    controls (cell → name → choice) as they are given, and the ceiling as the references."""
     arms = {
-        cell: {
-            "baseline": ran["baseline"][""],
-            **{name: ran[name][found.chosen[cell][name]] for name in found.survivors},
-            **controls[cell],
+        cell.name: {
+            "baseline": matched[cell.name]["baseline"][""],
+            **{name: matched[cell.name][name][found.chosen[cell.name][name]] for name in found.survivors},
+            **controls[cell.name],
         }
-        for cell, ran in matched.items()
+        for cell in protocol.cells
     }
+    for cell in protocol.reference_cells:
+        arms[cell.name] = dict.fromkeys(full_arms("heldout"), matched[cell.name][REFERENCE][""])
     return Select(
         rule=rule(protocol),
         scores=stated(found.scores),
@@ -98,8 +105,10 @@ def stated(scores: Scores) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collection[str]) -> Scores:
-    """Cell → arm → configuration → mean dev accuracy. Records of other arms, phases and problems are passed over;
-    nothing counts twice."""
+    """Cell → arm → configuration → dev score. Records of other arms, phases and problems are passed over; nothing
+    counts twice."""
+    if protocol.fidelity:
+        return _improvements(protocol, dev_records, list(dev_ids))
     samples, wanted = protocol.generation.samples, set(dev_ids)
     right: dict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
     for r in dev_records:
@@ -113,6 +122,29 @@ def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collectio
         }
         for cell in protocol.cells
     }
+
+
+def _improvements(protocol: Protocol, dev_records: Iterable[Record], dev_ids: list[str]) -> Scores:
+    samples, wanted = protocol.generation.samples, set(dev_ids)
+    ran: dict[tuple[str, str, str], dict[tuple[str, int], Record]] = defaultdict(dict)
+    for r in dev_records:
+        if r.phase == "dev" and r.problem in wanted and r.sample < samples:
+            ran[r.cell, r.arm, r.config][r.problem, r.sample] = r
+
+    def trials(*key: str) -> dict[str, list[Record]]:
+        return {p: [ran[key][p, s] for s in range(samples) if (p, s) in ran[key]] for p in dev_ids}
+
+    out: Scores = {}
+    for cell in protocol.cells:
+        baseline = trials(cell.name, "baseline", "")
+        out[cell.name] = {
+            arm: {
+                name: score(pair(protocol.test.endpoint, baseline, trials(cell.name, arm, name), samples))
+                for name in names
+            }
+            for arm, names in dev_runs(protocol).items()
+        }
+    return out
 
 
 def choose(protocol: Protocol, scores: Scores) -> Choice:
@@ -130,7 +162,7 @@ def choose(protocol: Protocol, scores: Scores) -> Choice:
 
 
 def gains(protocol: Protocol, scores: Scores, chosen: Choice) -> dict[str, Fraction]:
-    """Candidate → mean over the cells of its chosen configuration's dev accuracy minus the baseline's."""
+    """Candidate → mean over the cells of its chosen configuration's dev score minus the baseline's."""
     return {
         c.name: _mean(row[c.name][chosen[cell][c.name]] - row["baseline"][""] for cell, row in scores.items())
         for c in protocol.candidates

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from cask_eval.canonical import canonical, merkle_root
 from cask_eval.errors import ProtocolError
 from cask_eval.fields import Param
-from cask_eval.protocol.model import Arm, Candidate, Protocol
+from cask_eval.protocol.model import CEILING, REFERENCE, Arm, Candidate, Protocol
 
 Key = tuple[str, str, str, str, str, int]
 
@@ -61,11 +61,12 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
 
 
 def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> list[Key]:
-    """Every held-out trial exactly once, in the order they are run: cell, arm, problem, sample. Of the candidates only
-    the survivors are run. Raises ProtocolError when there are too many."""
+    """Every held-out trial exactly once, in the order they are run: references and their ceiling, where the endpoint
+    asks for them; then cell, arm, problem, sample. Of the candidates only the survivors are run. Raises ProtocolError
+    when there are too many."""
     ids = list(heldout_ids)
     _bounded(protocol, len(protocol.heldout_arms(survivors)), ids)
-    return [
+    return reference_keys(protocol, "heldout", ids) + [
         ("heldout", cell.name, arm, "", problem, sample)
         for cell in protocol.cells
         for arm in protocol.heldout_arms(survivors)
@@ -83,15 +84,31 @@ def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
 
 
 def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
-    """Every development trial of a configuration exactly once; those of searches are in `search_keys`. Raises
-    ProtocolError when there are too many."""
+    """Every development trial of a configuration exactly once, after the references where the endpoint asks for them;
+    those of searches are in `search_keys`. Raises ProtocolError when there are too many."""
     ids = list(dev_ids)
     _bounded(protocol, sum(map(len, dev_runs(protocol).values())), ids)
-    return [
+    return reference_keys(protocol, "dev", ids) + [
         ("dev", cell.name, arm, config, problem, sample)
         for cell in protocol.cells
         for arm, names in dev_runs(protocol).items()
         for config in names
+        for problem in ids
+        for sample in range(protocol.generation.samples)
+    ]
+
+
+def full_arms(phase: str) -> list[str]:
+    """What a reference cell runs in a phase: the ceiling decides nothing, so like a control it is not run on dev."""
+    return [REFERENCE] if phase == "dev" else [REFERENCE, CEILING]
+
+
+def reference_keys(protocol: Protocol, phase: str, ids: Iterable[str]) -> list[Key]:
+    """The trials of the reference cells, which run before all others."""
+    return [
+        (phase, cell.name, arm, "", problem, sample)
+        for cell in protocol.reference_cells
+        for arm in full_arms(phase)
         for problem in ids
         for sample in range(protocol.generation.samples)
     ]

@@ -12,10 +12,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
+from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.fields import Name, Param, Strict
+
+# The full cache: what references are generated and the ceiling is measured with.
+FULL = "fullkv"
+
+# The arms that a study of fidelity has beside the registered ones, in a cell of each model's own.
+REFERENCE, CEILING = "reference", "ceiling"
 
 # A study is run and read by people; and what is asked of a protocol grows with products of these lists.
 MAX_LISTED = 200
+
+# The smallest level of one comparison that a million draws still resolve.
+LEAST_LEVEL = Decimal("0.00002")
 
 
 def _decimal(text: str) -> str:
@@ -96,7 +106,7 @@ class Model(Strict):
 
 
 class Generation(Strict):
-    """Decoding. Temperature "0" is greedy."""
+    """Decoding. Temperature "0" is greedy. With a fidelity endpoint it is how the references are generated."""
 
     temperature: Annotated[str, _between("0", "5")] = "0"
     top_p: Annotated[str, _between("0", "1", open_low=True)] = "1"
@@ -128,7 +138,11 @@ class Tuning(Strict):
     """The rule by which the dev split chooses. Ties go to the first value in the order listed under `tune` when
     `ties` is ``first``, to the numerically smallest when it is ``smallest``."""
 
-    select: Literal["max_mean_accuracy"] = "max_mean_accuracy"
+    select: Literal["max_mean_accuracy", "max_mean_endpoint"] = Field(
+        "max_mean_accuracy",
+        description="'max_mean_endpoint' goes with a fidelity endpoint: the greatest mean improvement over the "
+        "baseline.",
+    )
     scope: Literal["all_cells", "per_cell"] = "all_cells"
     ties: Literal["smallest", "first"] = "smallest"
 
@@ -169,17 +183,29 @@ class Veto(Strict):
 
 
 class NonInferiority(Strict):
-    """When a comparison counts as non-inferior: Tango's score test rejects a loss of `margin` or more at `alpha`,
-    one-sided and uncorrected. A claim that all of them are needs no correction."""
+    """When a comparison counts as non-inferior: a loss of `margin` or more, in the endpoint's own unit, is rejected at
+    `alpha`, one-sided and uncorrected: by Tango's score test for accuracy, by the bootstrap for other endpoints. A
+    claim that all of them are needs no correction."""
 
     margin: Annotated[str, _between("0", "0.5", open_low=True)]
     alpha: Level
 
 
+Endpoint = Literal[
+    "accuracy", "top1", "top5", "nll", "kl", "top1_after", "top5_after", "nll_after", "kl_after"
+]
+
+
 class Test(Strict):
     """The registered test of each comparison, which is one candidate against the baseline in one cell."""
 
-    endpoint: Literal["accuracy"] = "accuracy"
+    endpoint: Endpoint = Field(
+        "accuracy",
+        description="What a trial is judged by: whether its own answer is right; or, when the full cache's own output "
+        "is replayed, the share of its tokens that are the most probable (top1) or among the five (top5), their mean "
+        "negative log-probability (nll), or the divergence from the full cache's prediction (kl). With '_after' only "
+        "tokens count that were predicted from a compressed cache.",
+    )
     procedure: Literal["paired_bootstrap", "mcnemar_exact", "mcnemar_midp", "sign_flip"]
     alternative: Literal["two-sided", "greater"] = "two-sided"
     alpha: Level
@@ -189,7 +215,9 @@ class Test(Strict):
         "mcnemar_exact.",
     )
     veto: Veto
-    non_inferiority: NonInferiority | None = Later(None, description="Needs one sample per problem.")
+    non_inferiority: NonInferiority | None = Later(
+        None, description="With accuracy it needs one sample per problem."
+    )
 
 
 Condition = Annotated[str, Field(pattern=r"^(>=|<=|==|!=|>|<) ?\d{1,6}$")]
@@ -308,12 +336,18 @@ class Protocol(Strict):
                 f"test.procedure {self.test.procedure} needs one sample per problem, but "
                 f"generation.samples is {self.generation.samples}; use paired_bootstrap or sign_flip"
             )
+        if self.fidelity:
+            self._fits_fidelity()
+        elif self.tuning.select != "max_mean_accuracy":
+            raise ValueError(
+                f"tuning.select is {self.tuning.select}, but test.endpoint is accuracy; use max_mean_accuracy"
+            )
         if self.test.correction == "max_t" and self.test.procedure not in ("sign_flip", "mcnemar_exact"):
             raise ValueError(
                 f"test.correction max_t flips signs, but test.procedure is {self.test.procedure}; use sign_flip, or "
                 "mcnemar_exact with one sample, or another correction"
             )
-        if self.test.non_inferiority and self.generation.samples > 1:
+        if self.test.non_inferiority and self.generation.samples > 1 and not self.fidelity:
             raise ValueError(
                 "test.non_inferiority is Tango's test, which needs one sample per problem, but generation.samples is "
                 f"{self.generation.samples}; leave it out or set samples to 1"
@@ -328,6 +362,41 @@ class Protocol(Strict):
                     f"{candidate.name}: {sorted(both)} is both fixed under params and listed under tune; keep one"
                 )
         return self
+
+    def _fits_fidelity(self) -> None:
+        test = self.test
+        if test.procedure not in ("sign_flip", "paired_bootstrap"):
+            raise ValueError(
+                f"test.procedure {test.procedure} counts right and wrong answers, but test.endpoint {test.endpoint} is "
+                "a real number; use sign_flip or paired_bootstrap"
+            )
+        if self.tuning.select != "max_mean_endpoint":
+            raise ValueError(
+                f"tuning.select is {self.tuning.select}, but with test.endpoint {test.endpoint} every arm is given the "
+                "same output, so their accuracies are equal; use max_mean_endpoint"
+            )
+        taken = {REFERENCE, CEILING} & set(self.arms)
+        if taken:
+            raise ValueError(
+                f"{sorted(taken)[0]!r} names an arm, but with test.endpoint {test.endpoint} it is what the study "
+                "itself runs with the full cache; rename the arm"
+            )
+        family = 1 if test.correction == "none" else self.family
+        if Decimal(test.alpha) / family < LEAST_LEVEL:
+            raise ValueError(
+                f"test.alpha {test.alpha} over {family} comparisons is below {LEAST_LEVEL} each, finer than resampling "
+                "can resolve; list fewer cells or candidates"
+            )
+
+    @property
+    def fidelity(self) -> bool:
+        """Whether trials are judged by how they follow the full cache's output instead of by their own answer."""
+        return self.test.endpoint.removesuffix(AFTER) in ENDPOINTS
+
+    @property
+    def reference_cells(self) -> list[Cell]:
+        """One cell per model for what runs with the full cache; none where trials are judged by their own answer."""
+        return [Cell(model=m.name, budget=0) for m in self.models] if self.fidelity else []
 
     @property
     def cells(self) -> list[Cell]:
@@ -361,13 +430,15 @@ class Protocol(Strict):
 
 
 class Cell(Strict):
-    """One model at one nominal budget."""
+    """One model at one nominal budget; 0 stands for the full cache."""
 
     model: str
     budget: int
 
     @property
     def name(self) -> str:
+        if not self.budget:
+            return f"{self.model}/{REFERENCE}"
         return f"{self.model}/b{self.budget}"
 
 

@@ -7,10 +7,12 @@ run leaves the same bytes.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cask_eval.fidelity import AFTER, Fidelity, Rates
 from cask_eval.fields import Digest, Strict
 from cask_eval.residency import Residency
 from cask_eval.stages import Regime, Stages, regime
@@ -74,6 +76,70 @@ class StagesRecord(Strict):
         return Stages(self.prefix_events, self.decode_events, self.exhausted, self.guards)
 
 
+# Nine digits behind the point: what is compared later is exactly what stands here.
+Decimal9 = Annotated[str, Field(pattern=r"^\d{1,12}\.\d{9}$")]
+
+
+class RatesRecord(Strict):
+    """`cask_eval.fidelity.Rates` as stored."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    top1: Decimal9
+    top5: Decimal9
+    nll: Decimal9
+    kl: Decimal9
+
+    @classmethod
+    def of(cls, found: Rates) -> RatesRecord:
+        """Raises ValueError where there is no divergence from the full cache."""
+        if found.kl is None:
+            raise ValueError("kl: is missing; replay with the logits of the full cache")
+        numbers = {name: f"{getattr(found, name):.9f}" for name in ("top1", "top5", "nll", "kl")}
+        return cls(tokens=found.tokens, **numbers)
+
+
+    def near(self, other: RatesRecord) -> bool:
+        """Whether these are the same tokens, measured in other company."""
+        spare = [(name, 1 / self.tokens + 0.005) for name in ("top1", "top5")]
+        spare += [(name, 0.002 + 0.01 * float(getattr(other, name))) for name in ("nll", "kl")]
+        return self.tokens == other.tokens and all(
+            abs(float(getattr(self, name)) - float(getattr(other, name))) <= most for name, most in spare
+        )
+
+
+class FidelityRecord(Strict):
+    """How the trial's cache followed the tokens that it was given: `cask_eval.fidelity.Fidelity` as stored, `after`
+    being None where nothing was compressed. `arrays` is the digest of its numbers per token
+    (`cask_eval.records.tokens`), from which all others follow."""
+
+    whole: RatesRecord
+    after: RatesRecord | None
+    first_mismatch: Count
+    arrays: Digest
+
+    @classmethod
+    def of(cls, found: Fidelity, arrays: str) -> FidelityRecord:
+        after = RatesRecord.of(found.after) if found.after else None
+        return cls(
+            whole=RatesRecord.of(found.whole), after=after, first_mismatch=found.first_mismatch, arrays=arrays
+        )
+
+    def near(self, other: FidelityRecord) -> bool:
+        """Whether the other is the same measurement but for rounding: logits differ in their last digits from batch to
+        batch, and near-ties of probabilities with them. nll and kl may differ by 0.002 nats and 1 %, top1 and top5 by
+        one token and 0.5 % of them; where the first mismatch is, and each token's number, is not compared."""
+        if (self.after is None) != (other.after is None):
+            return False
+        parts = [(self.whole, other.whole)] + ([(self.after, other.after)] if self.after else [])
+        return all(a.near(b) for a, b in parts)
+
+    def endpoint(self, name: str) -> Fraction | None:
+        """One of `cask_eval.fidelity.ENDPOINTS`, with `AFTER` for tokens that were predicted from a compressed cache;
+        None where there are none."""
+        rates = self.after if name.endswith(AFTER) else self.whole
+        return None if rates is None else Fraction(getattr(rates, name.removesuffix(AFTER)))
+
+
 class GradeRecord(Strict):
     """The grader's verdict. `how` is how the answer was found; `grader` is name and version."""
 
@@ -127,6 +193,11 @@ class Record(Strict):
         default=None,
         exclude_if=lambda value: value is None,
         description="what the events did to prompt and output; left out by failed trials, and by records older than it",
+    )
+    fidelity: FidelityRecord | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="only of a replay: status, output and grade are then those of the reference that was replayed",
     )
     measures: dict[str, str] = Field(
         default={},

@@ -160,9 +160,11 @@ def evidence_of(record: Record) -> bytes:
 
 def same_evidence(again: Record, stored: Record) -> bool:
     """Whether a trial that was run again left what is stored. What a record of an earlier version does not say is not
-    compared."""
+    compared; the fidelity of a replay has to be near."""
     if stored.stages is None:
         again = again.model_copy(update={"stages": None})
+    if again.fidelity and stored.fidelity and again.fidelity.near(stored.fidelity):
+        again = again.model_copy(update={"fidelity": stored.fidelity})
     return evidence_of(again) == evidence_of(stored)
 
 

@@ -15,7 +15,7 @@ from cask_eval.canonical import digest_bytes, digest_tree
 from cask_eval.engine.registry import load, source_packages
 from cask_eval.ledger.events import Environment, PackageLock
 from cask_eval.protocol.keys import configs
-from cask_eval.protocol.model import Protocol
+from cask_eval.protocol.model import FULL, Arm, Protocol
 
 PACKAGES = ("cask-eval", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers", "pydantic", "rfc8785")
 PACKAGES += ("gguf", "jinja2")  # what unpacks weights, and what writes out chat templates
@@ -37,7 +37,9 @@ def environment(device: str) -> Environment:
 
 def methods(protocol: Protocol) -> list[PackageLock]:
     """One lock per package that the protocol's arms are built from."""
-    made = [load(arm.preset).make(arm.preset, params) for arm in protocol.arms.values() for _, params in configs(arm)]
+    full = [Arm(preset=FULL)] if protocol.fidelity else []
+    arms = [*protocol.arms.values(), *full]
+    made = [load(arm.preset).make(arm.preset, params) for arm in arms for _, params in configs(arm)]
     return [_package(name, root) for name, root in source_packages(made).items()]
 
 

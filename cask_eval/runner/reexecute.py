@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,10 +11,11 @@ from itertools import groupby
 from cask_eval.canonical import canonical
 from cask_eval.errors import StateError
 from cask_eval.ledger.state import StudyState
+from cask_eval.protocol.model import REFERENCE
 from cask_eval.records.model import Record
 from cask_eval.records.store import same_evidence
 from cask_eval.runner.study import drift, facts, open_study
-from cask_eval.runner.trials import Batch, Bench
+from cask_eval.runner.trials import Batch, Bench, Replays
 from cask_eval.workspace import Workspace
 
 
@@ -53,7 +55,12 @@ def reexecute(
     bench = Bench(study, event.hash, state.seed_root(), device)
     chosen = drawn(records, draw, count)
     every = {r.key for r in records}
-    cells = {c.name: c for c in study.protocol.cells}
+    cells = {c.name: c for c in (*study.protocol.cells, *study.protocol.reference_cells)}
+    models = {c.name: c.model for c in study.protocol.reference_cells}
+    references: dict[str, dict[tuple[str, int], Record]] = defaultdict(dict)
+    for r in records:
+        if r.arm == REFERENCE and r.cell in models:
+            references[models[r.cell]][r.problem, r.sample] = r
     differ: list[str] = []
     for (cell, arm), group in groupby(sorted(chosen, key=lambda r: r.key), key=lambda r: (r.cell, r.arm)):
         wanted = {r.key: r for r in group}
@@ -64,7 +71,10 @@ def reexecute(
                     differ.append(f"{r.cell}/{r.arm}/{r.problem}/{r.sample} came out otherwise")
 
         batch = Batch("heldout", cells[cell], arm, "", state.select[1].arms[cell][arm])
-        bench.run(batch, every - wanted.keys(), compare, lambda *_: None)
+        given = None
+        if study.protocol.fidelity and arm != REFERENCE:
+            given = Replays(references[batch.cell.model], lambda _: None)
+        bench.run(batch, every - wanted.keys(), compare, lambda *_: None, given)
     other = [c.field.removeprefix("locked.").split(".") for c in drift(register, facts(study, device, []))]
     machine = dict.fromkeys(name for top, *rest in other if top == "environment" for name in rest[:1])
     subject = dict.fromkeys(top for top, *_ in other if top != "environment")

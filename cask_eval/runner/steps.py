@@ -27,14 +27,16 @@ from cask_eval.ledger.events import (
 from cask_eval.ledger.lineage import manifests, shared
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, is_step, keys_root, search_keys, step_config
+from cask_eval.protocol.keys import dev_keys, expected_keys, full_arms, is_step, keys_root, search_keys, step_config
 from cask_eval.protocol.load import load
+from cask_eval.protocol.model import REFERENCE
 from cask_eval.records.model import Record
 from cask_eval.records.store import RecordStore
+from cask_eval.records.tokens import TokenFile, path_of
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
 from cask_eval.runner.study import Study, facts, open_study, refuse_drift
-from cask_eval.runner.trials import Batch, Bench
+from cask_eval.runner.trials import Batch, Bench, Replays
 from cask_eval.workspace import Workspace
 
 
@@ -142,17 +144,24 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             # How many budgets a search will try is not known; its trials show as tokens only.
             watch.start(len(expected), len(store.done.intersection(expected)))
             matched = {}
+            for cell in protocol.reference_cells:
+                ground = grounds[cell.model]
+                batch = Batch("dev", cell, REFERENCE, "", tuning.full(cell, ground))
+                bench.run(batch, store.done, store.append, watch.advance)
+                own = [r for r in store.read() if r.cell == cell.name]
+                matched[cell.name] = {REFERENCE: {"": tuning.measured_full(cell, ground, own)}}
             for cell in protocol.cells:
                 ground = grounds[cell.model]
                 batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, ground))
-                bench.run(batch, store.done, store.append, watch.advance)
+                bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
                 baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
                 matched[cell.name] = tuning.match(protocol, cell, ground, baseline)
                 for arm, row in matched[cell.name].items():
                     for config, draft in row.items() if arm != "baseline" else ():
                         batch = Batch("dev", cell, arm, config, draft)
                         row[config] = _search(bench, batch, ground, store, watch)
-                        bench.run(replace(batch, choice=row[config]), store.done, store.append, watch.advance)
+                        batch = replace(batch, choice=row[config])
+                        bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
             _complete(store, expected + search_keys(protocol, tried(matched), ids))
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
@@ -162,7 +171,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             state = StudyState.of(ledger.events(), name)
         elif _commit(store, workspace) != state.dev_run[1].records:
             raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
-        _say_failures(store, watch)
+        _say_failures(store, watch, protocol.fidelity)
         records = list(store.read())
         chosen = tuning.select(protocol, ids, records, state.dev_run[1], grounds)
         _refuse_broken(records, chosen)
@@ -179,7 +188,8 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
     def evaluate(choice: ArmChoice) -> list[Record]:
         budget = choice.schedule.budget
         step = replace(draft, config=step_config(draft.config, budget), choice=choice)
-        bench.run(step, store.done, store.append, lambda _, tokens: watch.advance(0, tokens))
+        given = replays(bench.study, store, step)
+        bench.run(step, store.done, store.append, lambda _, tokens: watch.advance(0, tokens), given)
         own = (draft.cell.name, draft.arm, step.config)
         ran[budget] = [r for r in store.read() if (r.cell, r.arm, r.config) == own]
         return ran[budget]
@@ -189,9 +199,29 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
         done = store.done
         last = [r.model_copy(update={"config": draft.config}) for r in ran[choice.schedule.budget]]
         new = [r for r in last if r.key not in done]
+        if bench.study.protocol.fidelity:
+            file, ended = token_file(bench.study, store, draft), step_config(draft.config, choice.schedule.budget)
+            ids = [(r.problem, r.sample) for r in new if r.fidelity]
+            file.add({(draft.config, *id): file.read((ended, *id)) for id in ids})
         store.append(new)
         watch.advance(len(new), 0)
     return choice
+
+
+def token_file(study: Study, store: RecordStore, batch: Batch) -> TokenFile:
+    """Where the numbers per token of a batch of replays lie."""
+    space = study.workspace
+    return TokenFile(space.resolve(path_of(space.relative(store.path), batch.cell.name, batch.arm)))
+
+
+def replays(study: Study, store: RecordStore, batch: Batch) -> Replays | None:
+    """What a batch needs to replay the references of its model, which have been generated; None where trials generate
+    their own output."""
+    if not study.protocol.fidelity:
+        return None
+    cell = next(c for c in study.protocol.reference_cells if c.model == batch.cell.model)
+    own = [r for r in store.read() if (r.cell, r.arm) == (cell.name, REFERENCE)]
+    return Replays({(r.problem, r.sample): r for r in own}, token_file(study, store, batch).add)
 
 
 def _refuse_broken(records: list[Record], chosen: Select) -> None:
@@ -264,13 +294,15 @@ def confirm(
         if not _is_complete(state):
             watch.start(len(expected), len(store.done))
             bench = Bench(study, event.hash, state.seed_root(), device, slots)
-            for cell in study.protocol.cells:
-                for arm in study.protocol.heldout_arms(survivors):
-                    batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
-                    bench.run(batch, store.done, store.append, watch.advance)
+            rows = [(cell, full_arms("heldout")) for cell in study.protocol.reference_cells]
+            rows += [(cell, list(study.protocol.heldout_arms(survivors))) for cell in study.protocol.cells]
+            for cell, arm in ((cell, arm) for cell, arms in rows for arm in arms):
+                batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
+                given = replays(study, store, batch) if arm != REFERENCE else None
+                bench.run(batch, store.done, store.append, watch.advance, given)
             _complete(store, expected)
             _end_session(ledger, study, session, True, store, device)
-        _say_failures(store, watch)
+        _say_failures(store, watch, study.protocol.fidelity)
         payload = Close(
             records=_commit(store, workspace),
             methods=fingerprint.methods(study.protocol),
@@ -304,13 +336,14 @@ def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, sto
     ledger.append(name, "records", payload, allow=guard(name, "records"))
 
 
-def _say_failures(store: RecordStore, watch: Watch) -> None:
-    """Failed trials count as wrong; they are not outcomes, so naming them does not unblind."""
+def _say_failures(store: RecordStore, watch: Watch, fidelity: bool) -> None:
+    """Failed trials count as wrong, replays as the worst; they are not outcomes, so naming them does not unblind."""
     failed = [r for r in store.read() if r.failure]
     for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
         faults = list(group)
         first = faults[0].failure
-        what = "failed and are not part of its mean cache" if is_step(config) else "failed and count as wrong"
+        counts = "count as the worst" if fidelity else "count as wrong"
+        what = "failed and are not part of its mean cache" if is_step(config) else f"failed and {counts}"
         watch.say(
             f"{len(faults)} trials of {' '.join(filter(None, (cell, arm, config)))} {what}; the first said "
             f"{first.error}: {first.message}"

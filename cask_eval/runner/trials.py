@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from cask_eval.engine.contract import Host
@@ -13,20 +15,24 @@ from cask_eval.engine.decode import MeterMismatch, Outcome, Request, generate
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
+from cask_eval.engine.replay import Given, Replayed, dense, replay
 from cask_eval.engine.sampling import Sampling
 from cask_eval.errors import ModelError
+from cask_eval.fidelity import Tokens, summarise
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import chain_seed, trial_seed
 from cask_eval.protocol.model import Cell, Model
 from cask_eval.records.model import (
     ChainRecord,
     Failure,
+    FidelityRecord,
     GradeRecord,
     Record,
     RegionsRecord,
     ResidencyRecord,
     StagesRecord,
 )
+from cask_eval.records.tokens import Trial, digest_of
 from cask_eval.residency import Residency, join
 from cask_eval.runner import models
 from cask_eval.runner.study import Study
@@ -36,6 +42,12 @@ from cask_eval.tasks import Problem
 from cask_eval.tasks.vote import elect
 
 Progress = Callable[[int, int], None]  # trials done, tokens generated
+
+# Logits of the full cache that wait for their replays, in bytes.
+FULL_BYTES = 1 << 30
+
+# Replays whose numbers are written at once: each time the file of their arm is written anew.
+KEPT_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,15 @@ class Batch:
 
     def key(self, problem: str, sample: int) -> tuple[str, str, str, str, str, int]:
         return (self.phase, self.cell.name, self.arm, self.config, problem, sample)
+
+
+@dataclass(frozen=True)
+class Replays:
+    """What a batch of replays needs. references: (problem, sample) → the record of the trial whose tokens are replayed.
+    keep: stores numbers per token, before the records that commit to them."""
+
+    references: Mapping[tuple[str, int], Record]
+    keep: Callable[[dict[Trial, Tokens]], None]
 
 
 class Bench:
@@ -68,8 +89,16 @@ class Bench:
             Host(geometry(decoder), str(calibration) if calibration else None, models.encoder(tokenizer))
         )
 
-    def run(self, batch: Batch, done: set, save: Callable[[list[Record]], None], progress: Progress) -> None:
-        """Run what is not in `done`; each record reaches `save` as its trial finishes."""
+    def run(
+        self,
+        batch: Batch,
+        done: set,
+        save: Callable[[list[Record]], None],
+        progress: Progress,
+        replays: Replays | None = None,
+    ) -> None:
+        """Run what is not in `done`; each record reaches `save` as its trial finishes. With `replays` the trials are
+        given their references' tokens instead of generating some, and are saved some at a time."""
         study = self.study
         model = next(m for m in study.protocol.models if m.name == batch.cell.model)
         decoder, tokenizer = models.loaded(model, study.workspace, self.device)
@@ -101,12 +130,46 @@ class Bench:
         lengths = {r.key: len(r.prompt_ids) for r in requests}
         policy = self.policy(model, decoder, tokenizer, batch.choice)
         schedule = policy.schedule(batch.choice.schedule.budget)
-        for result in self._trials(decoder, requests, policy, schedule, sampling):
-            record = self._record(batch, wanted[result.key], digests, lengths, tokenizer, policy, schedule, result)
-            save([record])
-            progress(1, record.output_tokens)
 
-    def _trials(self, decoder, requests, policy, schedule, sampling) -> Iterator[_Chains | _Fault]:
+        def made(result: _Chains | _Fault) -> Record:
+            reference = replays.references[result.key[-2:]] if replays else None
+            return self._record(
+                batch, wanted[result.key], digests, lengths, tokenizer, policy, schedule, result, reference
+            )
+
+        if replays is None:
+            for result in self._trials(decoder, requests, policy, schedule, sampling):
+                record = made(result)
+                save([record])
+                progress(1, record.output_tokens)
+            return
+        for several in _some(self._replays(decoder, requests, policy, schedule, replays.references), KEPT_AT_ONCE):
+            records = [made(result) for result in several]
+            replays.keep({r.key[3:]: o.tokens for r, o in zip(records, several) if isinstance(o, _Chains)})
+            save(records)
+            progress(len(records), sum(r.output_tokens for r in records))
+
+    def _replays(self, decoder, requests, policy, schedule, references) -> Iterator[_Chains | _Fault]:
+        """As `_trials`, of the references' tokens: as many trials at once as the full cache's logits leave memory for.
+        A trial whose reference failed fails as that did."""
+        given = []
+        for r in requests:
+            reference = references[r.key[-2:]]
+            if reference.failure:
+                message = f"its reference failed: {reference.failure.message}"
+                yield _Fault(r, reference.failure.kind, reference.failure.error, message)
+            else:
+                given.append(Given(r.key, r.prompt_ids, r.seed, tuple(reference.output_ids)))
+        of_token = decoder.config.get_text_config().vocab_size * decoder.dtype.itemsize
+        for block in _blocks(given, max(1, FULL_BYTES // of_token)):
+            full = {r.key: found for r, found in _each(block, lambda r: dense(decoder, r))}
+            faults = [found for found in full.values() if isinstance(found, _Fault)]
+            yield from faults
+            sound = [r for r in block if not isinstance(full[r.key], _Fault)]
+            if sound:
+                yield from self._trials(decoder, sound, policy, schedule, None, full)
+
+    def _trials(self, decoder, requests, policy, schedule, sampling, full=None) -> Iterator[_Chains | _Fault]:
         """One result a trial: the outcomes of all its chains, or the fault of the first that broke."""
         parts = schedule.split()
         # With several chains a trial is done only when the last one is; blocks keep finished ones from piling up.
@@ -114,18 +177,20 @@ class Bench:
         for start in range(0, len(requests), size):
             block = requests[start : start + size]
             if len(parts) == 1:
-                for outcome in self._outcomes(decoder, block, policy, parts[0], sampling, self.slots):
+                for outcome in self._outcomes(decoder, block, policy, parts[0], sampling, self.slots, full):
                     yield outcome if isinstance(outcome, _Fault) else _Chains(outcome.key, [outcome])
                 continue
-            done: dict[Any, list[Outcome | _Fault]] = {r.key: [] for r in block}
+            done: dict[Any, list[Outcome | Replayed | _Fault]] = {r.key: [] for r in block}
             for index, part in enumerate(parts):
-                chain = [Request(r.key, r.prompt_ids, chain_seed(r.seed, index)) for r in block]
-                for outcome in self._outcomes(decoder, chain, policy, part, sampling, self.slots):
+                chain = [replace(r, seed=chain_seed(r.seed, index)) for r in block]
+                for outcome in self._outcomes(decoder, chain, policy, part, sampling, self.slots, full):
                     done[outcome.key].append(outcome)
             for key, several in done.items():
                 yield next((o for o in several if isinstance(o, _Fault)), None) or _Chains(key, several)
 
-    def _outcomes(self, decoder, requests, policy, schedule, sampling, slots: int) -> Iterator[Outcome | _Fault]:
+    def _outcomes(
+        self, decoder, requests, policy, schedule, sampling, slots: int, full=None
+    ) -> Iterator[Outcome | Replayed | _Fault]:
         """Outcomes, with fewer slots when memory runs out; a batch that breaks is cut in halves until only the trials
         at fault are left, and those are recorded as failed. Raises MeterMismatch, and what a lost device raises:
         neither says anything about a trial."""
@@ -133,18 +198,18 @@ class Bench:
         while left:
             slots, fault = min(slots, len(left)), None
             try:
-                for outcome in generate(decoder, list(left.values()), policy, schedule, sampling, slots=slots):
+                some = list(left.values())
+                if full is None:
+                    run = generate(decoder, some, policy, schedule, sampling, slots=slots)
+                else:
+                    run = replay(decoder, some, policy, schedule, slots=slots, full=full)
+                for outcome in run:
                     del left[outcome.key]
                     yield outcome
             except (MeterMismatch, ModelError):
                 raise
             except Exception as error:
-                memory = _out_of_memory(error)
-                if not memory and _device_is_lost(error):
-                    raise
-                kind = "infrastructure" if memory else "method"
-                # Only text is kept: a traceback would keep the broken run's cache in memory.
-                fault = kind, type(error).__name__, str(error)
+                fault = _judged(error)
             if fault is None:
                 continue
             remaining = list(left.values())
@@ -155,7 +220,7 @@ class Bench:
             else:
                 middle = len(remaining) // 2
                 for part in (remaining[:middle], remaining[middle:]):
-                    yield from self._outcomes(decoder, part, policy, schedule, sampling, slots)
+                    yield from self._outcomes(decoder, part, policy, schedule, sampling, slots, full)
                 return
 
     def _record(
@@ -168,6 +233,7 @@ class Bench:
         policy: Policy,
         schedule: Schedule,
         result: _Chains | _Fault,
+        reference: Record | None = None,
     ) -> Record:
         sample = result.key[-1]
         common = {
@@ -196,7 +262,14 @@ class Bench:
                 residency=None,
             )
         outcomes = result.outcomes
-        texts = [tokenizer.decode(list(o.output_ids), skip_special_tokens=True) for o in outcomes]
+        if reference is None:
+            outputs = [list(o.output_ids) for o in outcomes]
+            statuses = [o.status for o in outcomes]
+            texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in outputs]
+        else:
+            outputs, statuses, texts = (
+                [own] * len(outcomes) for own in (reference.output_ids, reference.status, reference.output)
+            )
         grades = [self.study.task.grade(problem, text) for text in texts]
         several = len(outcomes) > 1
         winner = elect(self.study.task, grades)
@@ -205,10 +278,10 @@ class Bench:
         kept = [(o.kept_min, o.kept_max) for o in outcomes if o.kept_min is not None]
         return Record(
             **common,
-            status=outcomes[winner].status,
-            output_tokens=len(outcomes[winner].output_ids),
+            status=statuses[winner],
+            output_tokens=len(outputs[winner]),
             output=texts[winner],
-            output_ids=list(outcomes[winner].output_ids),
+            output_ids=outputs[winner],
             grade=GradeRecord(**asdict(grades[winner])),
             residency=_residency(account),
             kept_min=min((low for low, _ in kept), default=None),
@@ -218,17 +291,18 @@ class Bench:
                 empty=sum(o.regions.empty for o in outcomes),
                 longest=max(o.regions.longest for o in outcomes),
             ),
-            stages=StagesRecord.of(stages(schedule, lengths[result.key], [o.output_ids for o in outcomes])),
+            stages=StagesRecord.of(stages(schedule, lengths[result.key], outputs)),
+            fidelity=FidelityRecord.of(summarise(result.tokens), digest_of(result.tokens)) if reference else None,
             measures=_measures(outcomes),
             chains=[
                 ChainRecord(
-                    status=o.status,
+                    status=status,
                     output=text,
-                    output_ids=list(o.output_ids),
+                    output_ids=ids,
                     extracted=grade.extracted,
                     residency=_residency(o.residency),
                 )
-                for o, text, grade in zip(outcomes, texts, grades)
+                for o, status, text, ids, grade in zip(outcomes, statuses, texts, outputs, grades)
             ]
             if several
             else [],
@@ -256,7 +330,13 @@ class _Chains:
     """A trial that ran: the outcome of each of its chains, one for most methods."""
 
     key: Any
-    outcomes: list[Outcome]
+    outcomes: Sequence[Any]
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of a replay: the numbers per token of its chains, one below the other."""
+        names = ("nll", "rank", "kl", "compressed")
+        return Tokens(*(np.concatenate([getattr(o.tokens, name) for o in self.outcomes]) for name in names))
 
 
 @dataclass(frozen=True)
@@ -271,6 +351,44 @@ class _Fault:
     @property
     def key(self):
         return self.request.key
+
+
+def _some(results: Iterator, count: int) -> Iterator[list]:
+    """Up to `count` at a time."""
+    while several := list(itertools.islice(results, count)):
+        yield several
+
+
+def _blocks(requests: Sequence[Given], tokens: int) -> Iterator[list[Given]]:
+    """Consecutive trials of up to so many given tokens; one alone may have more."""
+    block, size = [], 0
+    for r in requests:
+        if block and size + len(r.continuation) > tokens:
+            yield block
+            block, size = [], 0
+        block.append(r)
+        size += len(r.continuation)
+    if block:
+        yield block
+
+
+def _each(requests: Sequence[Given], work: Callable[[Given], Any]) -> Iterator[tuple[Given, Any]]:
+    """What `work` makes of each, or its fault. Raises what a lost device raises."""
+    for r in requests:
+        try:
+            found = work(r)
+        except Exception as error:
+            found = _Fault(r, *_judged(error))
+        yield r, found
+
+
+def _judged(error: Exception) -> tuple[str, str, str]:
+    """Kind, name and message of an error. Only text is kept: a traceback would keep a broken run's cache in memory.
+    Raises it where it says nothing about a trial."""
+    memory = _out_of_memory(error)
+    if not memory and _device_is_lost(error):
+        raise error
+    return "infrastructure" if memory else "method", type(error).__name__, str(error)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from cask_eval.errors import MethodError, StateError
 from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import ArmChoice, DevRun, ModelLock, Select
 from cask_eval.protocol.keys import dev_runs
-from cask_eval.protocol.model import Cell, Protocol
+from cask_eval.protocol.model import FULL, Cell, Protocol
 from cask_eval.records.model import Record
 from cask_eval.runner import models
 from cask_eval.runner.study import Study
@@ -72,6 +72,17 @@ def baseline(protocol: Protocol, cell: Cell, ground: Ground, mean: Fraction = Fr
     preset, params = arm_of(protocol, "baseline", "")
     method = load_preset(preset).make(preset, params)
     return reference_choice(preset, params, *_needs(method, cell.budget, ground), mean)
+
+
+def full(cell: Cell, ground: Ground, mean: Fraction = Fraction(0)) -> ArmChoice:
+    """The full cache, which references are generated with; `mean` is its dev cache once that is known."""
+    method = load_preset(FULL).make(FULL, {})
+    return reference_choice(FULL, {}, *_needs(method, 1, ground), mean)
+
+
+def measured_full(cell: Cell, ground: Ground, records: list[Record]) -> ArmChoice:
+    """The same with its dev cache. Raises StateError when no reference left an account."""
+    return full(cell, ground, _reference(cell, records, "the full cache")[1])
 
 
 def match(
@@ -130,12 +141,12 @@ def select(
     return selection.freeze(protocol, selection.select(protocol, records, dev_ids), dev.matched, frozen)
 
 
-def _reference(cell: Cell, records: list[Record]) -> tuple[Lengths, Fraction]:
+def _reference(cell: Cell, records: list[Record], arm: str = "the baseline") -> tuple[Lengths, Fraction]:
     try:
         return measured(records)
     except ValueError:
         raise StateError(
-            f"cell {cell.name}: every dev trial of the baseline failed, so there is no cache to match"
+            f"cell {cell.name}: every dev trial of {arm} failed, so there is no cache to match"
             + _first_failure(records)
         ) from None
 

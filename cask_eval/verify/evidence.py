@@ -29,7 +29,9 @@ from cask_eval.ledger.state import Era, Label, StudyState
 from cask_eval.protocol import load as protocol_files
 from cask_eval.protocol import prompt as prompts
 from cask_eval.protocol import yaml
-from cask_eval.protocol.model import Protocol
+from cask_eval.protocol.keys import dev_runs, full_arms
+from cask_eval.protocol.model import REFERENCE, Protocol
+from cask_eval.records import tokens
 from cask_eval.records.model import Record, ResidencyRecord
 from cask_eval.records.store import evidence_of, line_of, parse
 from cask_eval.splits.model import Manifest
@@ -105,6 +107,8 @@ class Evidence:
     """The eras that an amendment ended and that left dev records, each with its file."""
     prompt_file: bytes | None = None
     """The file that the protocol's `prompt` names; None too where it names none."""
+    arrays: dict[Role, dict[tuple[str, str], Path]] = field(default_factory=dict)
+    """(cell, arm) → the file of its numbers per token, of replays; those that are not here are left out."""
     roots: tuple[Any, ...] | None = None
     """Certificates of the time-stamp authorities that the reviewer trusts; None stands for those that are pinned."""
 
@@ -248,7 +252,7 @@ class _Loader:
             self.workspace.root, study, head, lines, bool(found.torn), tuple(events), tuple(ledger_faults), state,
             protocol, protocol_file, manifests, dev, heldout, document, document_digest, task, problems,
             tuple(self.faults), self.absent, splits_of(self.workspace, events), superseded,
-            prompt_file,
+            prompt_file, self.arrays(state, protocol, dev, heldout),
         )  # fmt: skip
 
     def bytes_of(self, path: Path, name: str, limit: int) -> bytes | None:
@@ -285,6 +289,28 @@ class _Loader:
                 self.faults.append(f"{where}:{number}: {len(line)} bytes, more than {MAX_LINE}")
                 line = b""
             yield line
+
+    def arrays(
+        self, state: StudyState, protocol: Protocol | None, dev: RecordFile | None, heldout: RecordFile | None
+    ) -> dict[Role, dict[tuple[str, str], Path]]:
+        """Where numbers per token lie; `records.tokens` reads them with bounds of its own."""
+        out: dict[Role, dict[tuple[str, str], Path]] = {}
+        if protocol is None or not protocol.fidelity:
+            return out
+        survivors = state.select[1].survivors if state.select else []
+        phases = (("dev", dev, dev_runs(protocol)), ("heldout", heldout, protocol.heldout_arms(survivors)))
+        for role, file, arms in phases:
+            places = [(c.name, arm) for c in protocol.cells for arm in arms]
+            places += [(c.name, a) for c in protocol.reference_cells for a in full_arms(role) if a != REFERENCE]
+            for cell, arm in places if file else ():
+                where = tokens.path_of(file.path, cell, arm)
+                try:
+                    path = self.workspace.resolve(where)
+                    if path.is_file():
+                        out.setdefault(role, {})[cell, arm] = path
+                except (OSError, RuntimeError, CaskError) as error:
+                    self.faults.append(f"{where} cannot be read: {error}")
+        return out
 
     def embedded_protocol(self, register: Register) -> Protocol | None:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import authority
 import pytest
-from simulator import ASKED, PROTOCOL, SEVERAL, build, stamped_by
+from simulator import ASKED, FIDELITY, PROTOCOL, SEVERAL, build, stamped_by
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,20 @@ def honest_several(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("several") / "workspace"
     build(root, SEVERAL)
     return root
+
+
+@pytest.fixture(scope="session")
+def honest_fidelity(tmp_path_factory) -> Path:
+    """A finished study of how closely caches follow the full cache's output; copy before you touch it."""
+    root = tmp_path_factory.mktemp("fidelity") / "workspace"
+    build(root, FIDELITY)
+    return root
+
+
+@pytest.fixture
+def fidelity(honest_fidelity, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(honest_fidelity, tmp_path / "workspace"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import authority
+import numpy as np
 
 from cask_eval.anchor.token import beacon
 from cask_eval.canonical import ZERO, canonical, digest, digest_bytes, merkle_root
@@ -31,6 +32,7 @@ from cask_eval.decide.budgets import (
 )
 from cask_eval.decide.selection import arm_of
 from cask_eval.errors import StateError
+from cask_eval.fidelity import Tokens, summarise
 from cask_eval.footprint import Footprint
 from cask_eval.ledger.amend import changes
 from cask_eval.ledger.events import (
@@ -53,12 +55,14 @@ from cask_eval.ledger.events import (
 )
 from cask_eval.ledger.log import TIME, Ledger, seal
 from cask_eval.ledger.state import StudyState, guard
+from cask_eval.occupancy import compressed_from
 from cask_eval.protocol.keys import dev_keys, dev_runs, expected_keys, keys_root, step_config, trial_seed
 from cask_eval.protocol.load import check, load
-from cask_eval.protocol.model import Cell, Protocol
+from cask_eval.protocol.model import FULL, REFERENCE, Cell, Protocol
 from cask_eval.protocol.yaml import parse
-from cask_eval.records.model import Record
+from cask_eval.records.model import FidelityRecord, Record
 from cask_eval.records.store import RecordStore, commit
+from cask_eval.records.tokens import TokenFile, digest_of, path_of
 from cask_eval.residency import Residency, expected, walk
 from cask_eval.schedule import Schedule
 from cask_eval.splits import store
@@ -109,6 +113,12 @@ screening: {survivors: 2, min_gain: "0.01"}
 #: A study that asks with a prompt file.
 ASKED = PROTOCOL + "prompt: {file: prereg/prompts/sim.txt}\n"
 PROMPT = b"Walk the path.\n{problem}\n"
+#: The same candidates, judged by how closely they follow what the full cache puts out.
+FIDELITY = (
+    SEVERAL.replace("budgets: [24, 32]", "budgets: [24]")
+    .replace('min_gain: "0.01"}', 'min_gain: "0.01"}\ntuning: {select: max_mean_endpoint}')
+    .replace("  procedure:", "  endpoint: nll\n  procedure:")
+)
 NOBODY = SEVERAL.replace('min_gain: "0.01"', 'min_gain: "0.9"')
 
 SOURCES = {
@@ -120,7 +130,7 @@ VOCABULARY = {word: i for i, word in enumerate(chain.vocabulary())}
 STOP = len(VOCABULARY)
 
 # How often an arm is right, in percent: by arm and configuration.
-SKILL = {("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20,
+SKILL = {("reference", ""): 85, ("ceiling", ""): 99, ("baseline", ""): 40, ("candidate", "lambda=0.5"): 60, ("candidate", "lambda=1.0"): 82, ("random", ""): 20,
          ("strong", "lambda=0.5"): 60, ("strong", "lambda=1.0"): 82, ("fair", "untuned"): 70,
          ("near", "untuned"): 50}  # fmt: skip
 
@@ -144,6 +154,8 @@ HELD = Footprint(heads=4, head_dim=8, itemsize=4)
 def schedule_for(preset: str, budget: int) -> Schedule:
     """Preset alpha compresses at every step, sentences at a full stop when it can, everything else every eighth; a vote
     has two chains. The search for a budget of sentences takes two steps or three."""
+    if preset == FULL:
+        return Schedule("never", 1, 1, "compete")
     if preset == "alpha":
         return Schedule("every_step", budget, 1, "pinned")
     if preset == "sentences":
@@ -175,31 +187,39 @@ def record(
     choice: ArmChoice,
     config: str = "",
     status: str = "finished",
+    given: Record | None = None,
 ) -> Record:
-    """One honest trial. What is right depends on arm, cell and problem only, so that every build is the same."""
+    """One honest trial. What is right depends on arm, cell and problem only, so that every build is the same. given:
+    the reference that it replays."""
     phase, cell, arm, in_key, problem_id, sample = key
     problem = PROBLEMS[phase][problem_id]
     luck = int(hashlib.sha256(f"{cell}/{problem_id}".encode()).hexdigest(), 16) % 100
     output = output_of(problem, luck < SKILL[arm, config])
-    if status == "truncated":
+    if given and status != "failed":
+        output, status = given.output, given.status
+    elif status == "truncated":
         output = " ".join((output.split()[:20] * 9)[:CAP])
     if status == "failed":
         output = ""
     ids = ids_of(output, status)
     tokens, prompt = len(ids), len(problem.prompt.split())
-    # The second chain says the opposite; the first, which is earlier, wins.
-    other = output_of(problem, luck >= SKILL[arm, config])
-    outputs = [ids, ids_of(other, "finished")][: choice.schedule.chains]
+    # The second chain says the opposite; the first, which is earlier, wins. Of a replay it says the same.
+    other = output if given else output_of(problem, luck >= SKILL[arm, config])
+    outputs = [ids, ids_of(other, status if given else "finished")][: choice.schedule.chains]
     schedule = schedule_of(choice)
     account = expected(schedule, HELD, prompt, outputs, MODELS[0].layers) if status != "failed" else None
     grade = chain.grade(problem, output)
     parts = (account.chains or [account]) if account else []
     kept = [left // HELD.heads for part in parts for _, _, left in part.events]
     chains = [
-        {"status": "finished", "output": text, "output_ids": list(own),
+        {"status": status if given else "finished", "output": text, "output_ids": list(own),
          "extracted": chain.grade(problem, text).extracted, "residency": stored(part)}
         for text, own, part in zip((output, other), outputs, parts)
     ]  # fmt: skip
+    fidelity = None
+    if given and status != "failed":
+        each = tokens_of(key, config, choice, prompt, ids)
+        fidelity = FidelityRecord.of(summarise(each), digest_of(each)).model_dump()
     return Record.model_validate({
         "study": protocol.study,
         "registration": registration,
@@ -222,7 +242,47 @@ def record(
         "kept_min": min(kept, default=None),
         "kept_max": max(kept, default=None),
         "chains": chains if len(chains) > 1 else [],
+        "fidelity": fidelity,
     })  # fmt: skip
+
+
+def tokens_of(key: tuple, config: str, choice: ArmChoice, prompt: int, ids: Sequence[int]) -> Tokens:
+    """Numbers per token of one honest replay: better ones for an arm of more skill, and before anything is compressed.
+    The steps of a search measure what its end does."""
+    phase, cell, arm, _, problem, sample = key
+    name = f"{phase}/{cell}/{arm}/{config}/{problem}/{sample}"
+    draw = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest(), 16))
+    parts = schedule_of(choice).split()
+    first = np.array([compressed_from(part, HELD, prompt, ids) for part in parts])
+    compressed = np.arange(len(ids))[None] >= first[:, None]
+    loss = np.where(compressed, 2 - SKILL[arm, config] / 100, 0.2)
+    nll, kl = (draw.gamma(2, loss / k).astype(np.float32) for k in (2, 8))
+    rank = 1 + (draw.random(nll.shape) < loss / 4) * draw.integers(1, 9, nll.shape)
+    return Tokens(nll, rank.astype(np.int32), kl, compressed)
+
+
+def keep(space: Workspace, phase: str, records: Sequence[Record], arms: dict, chosen: dict | None = None) -> None:
+    """Store the numbers per token of replays. arms: cell → arm → configuration → choice; chosen: the configurations
+    that held-out arms have."""
+    found: dict[tuple[str, str], dict] = {}
+    for r in records:
+        if r.fidelity:
+            config, _, budget = r.config.partition("@")
+            choice = arms[r.cell][r.arm][config]
+            choice = at_budget(choice, int(budget)) if budget else choice
+            config = (chosen or {}).get(r.cell, {}).get(r.arm, config)
+            tokens = tokens_of(r.key, config, choice, r.prompt_tokens, r.output_ids)
+            found.setdefault((r.cell, r.arm), {})[r.config, r.problem, r.sample] = tokens
+    for place, several in found.items():
+        arrays_of(space, phase, *place).add(several)
+
+
+def arrays_of(space: Workspace, phase: str, cell: str, arm: str) -> TokenFile:
+    return TokenFile(space.resolve(path_of(space.relative(space.records(STUDY, phase)), cell, arm)))
+
+
+def full_cache(mean: Fraction) -> ArmChoice:
+    return reference_choice(FULL, {}, schedule_for(FULL, 1), HELD, mean)
 
 
 def account_of(schedule: Schedule, prompt: int, steps: int, ids: Sequence[int] = ()) -> Residency:
@@ -338,21 +398,28 @@ class Author:
         matched: dict[str, dict[str, dict[str, ArmChoice]]] = {}
         state = self.state
         made = functools.partial(record, protocol, state.register[0].hash, state.seed_root())
+        given: dict[tuple, Record] = {}
         with dev.open():
+            for cell in protocol.reference_cells:
+                keys = [k for k in grid if k[1] == cell.name]
+                runs = [made(k, full_cache(Fraction(0))) for k in keys]
+                dev.append(runs)
+                given |= {(cell.model, *r.key[4:]): r for r in runs}
+                matched[cell.name] = {REFERENCE: {"": full_cache(measured(runs)[1])}}
             for cell in protocol.cells:
                 preset, params = arm_of(protocol, "baseline", "")
                 schedule = schedule_for(preset, cell.budget)
                 draft = reference_choice(preset, params, schedule, HELD, Fraction(0))
                 own = [k for k in grid if k[1] == cell.name]
-                runs = [made(k, draft) for k in own if k[2] == "baseline"]
+                runs = [made(k, draft, given=given.get((cell.model, *k[4:]))) for k in own if k[2] == "baseline"]
                 lengths, mean = baseline[cell.name] = measured(runs)
                 rows = {"baseline": {"": reference_choice(preset, params, schedule, HELD, mean)}}
                 for arm, names in dev_runs(protocol).items():
                     for config in names if arm != "baseline" else ():
                         keys = [k for k in own if k[2:4] == (arm, config)]
 
-                        def run(choice: ArmChoice, keys=keys, config=config) -> list[Record]:
-                            return [made(k, choice, config) for k in keys]
+                        def run(choice: ArmChoice, keys=keys, config=config, model=cell.model) -> list[Record]:
+                            return [made(k, choice, config, given=given.get((model, *k[4:]))) for k in keys]
 
                         draft = matched_arm(protocol, cell, arm, config, lengths, mean)
                         choice = searched_choice(draft, lambda c, run=run: measured(run(c))[1])
@@ -363,11 +430,12 @@ class Author:
                             runs += [r.model_copy(update={"config": name}) for r in run(ran)]
                 dev.append(runs)
                 matched[cell.name] = rows
+        keep(space, "dev", list(dev.read()), matched)
         self.write("dev_run", DevRun(records=dev.commit(space.root), matched=matched, methods=METHODS))
 
         controls = {
-            cell.name: {c.name: matched_arm(protocol, cell, c.name, "", *baseline[cell.name]) for c in protocol.controls}
-            for cell in protocol.cells
+            c.name: {k.name: matched_arm(protocol, c, k.name, "", *baseline[c.name]) for k in protocol.controls}
+            for c in protocol.cells
         }
         found = selection.select(protocol, dev.read(), PROBLEMS["dev"])
         self.write("select", selection.freeze(protocol, found, matched, controls))
@@ -380,12 +448,22 @@ class Author:
                                       exploratory=exploratory))  # fmt: skip
         state, heldout = self.state, RecordStore(self.space.records(STUDY, "heldout"))
         odd = {("random", 3): "failed", ("baseline", 5): "truncated"}
+        if self.protocol.fidelity:
+            odd = {("random", 3): "failed", ("strong", 4): "failed", ("reference", 5): "truncated",
+                   ("reference", 7): "failed"}  # fmt: skip
         place = {id: i for i, id in enumerate(PROBLEMS["heldout"])}
-        runs = [
-            record(self.protocol, state.register[0].hash, state.seed_root(), k, chosen.arms[k[1]][k[2]],
-                   chosen.chosen[k[1]].get(k[2], ""), odd.get((k[2], place[k[4]]), "finished"))
-            for k in keys
-        ]  # fmt: skip
+        runs, given = [], {}
+        for k in keys:
+            reference, status = given.get((k[1].partition("/")[0], *k[4:])), odd.get((k[2], place[k[4]]), "finished")
+            if reference and reference.status == "failed":
+                status = "failed"
+            config = chosen.chosen.get(k[1], {}).get(k[2], "")
+            runs.append(record(self.protocol, state.register[0].hash, state.seed_root(), k, chosen.arms[k[1]][k[2]],
+                               config, status, reference))  # fmt: skip
+            if k[2] == REFERENCE:
+                given[k[1].partition("/")[0], *k[4:]] = runs[-1]
+        arms = {cell: {arm: {"": choice} for arm, choice in row.items()} for cell, row in chosen.arms.items()}
+        keep(self.space, "heldout", runs, arms, chosen.chosen)
         for number, part in enumerate((runs[:100], runs[100:]), 1):
             with heldout.open():
                 heldout.append(part)

@@ -120,6 +120,7 @@ def honest():
         register=SimpleNamespace(models=[MODEL]),
         protocol=SimpleNamespace(
             cells=[SimpleNamespace(name=CELL, model="m", budget=40)],
+            reference_cells=[],
             candidates=[SimpleNamespace(name=a) for a in ARMS if a != "baseline" and a not in CONTROLS],
         ),
         dev_run=SimpleNamespace(matched={CELL: matched}),

@@ -6,26 +6,31 @@ from cask_eval.protocol.keys import is_step
 from cask_eval.records.model import ChainRecord, Record
 from cask_eval.verify.check import Note, check
 from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.replays import references, replay_faults
 
 
 @check("V12", "statuses consistent", "register", "protocol", "dev", "heldout")
 def v12(e: Evidence) -> Iterator[str]:
     """A failed trial says why, has no output and is wrong; any other has output, account and no failure; truncated
-    means at the length cap, finished that a stop token came last."""
+    means at the length cap, finished that a stop token came last. A replay puts out what its reference did, and it
+    alone has fidelity."""
     assert e.register and e.protocol and e.dev and e.heldout
     cap = e.protocol.generation.max_new_tokens
     records = (*e.dev.records, *e.heldout.records)
     of_model = {m.name: set(m.stop_ids) for m in e.register.models}
-    stops = {cell.name: of_model.get(cell.model, set()) for cell in e.protocol.cells}
+    cells = [*e.protocol.cells, *e.protocol.reference_cells]
+    stops = {cell.name: of_model.get(cell.model, set()) for cell in cells}
+    given = references(e)
     failed = 0
     for r in records:
         failed += r.status == "failed" and not is_step(r.config)
         own = stops.get(r.cell, set())
         chains = (f"chain {i}: {what}" for i, c in enumerate(r.chains) for what in _chain(c, cap, own))
-        for what in (*_faults(r, cap), *_ending(r, own), *chains):
+        for what in (*_faults(r, cap), *_ending(r, own), *chains, *replay_faults(e, r, given)):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample} ({r.status}): {what}"
     if failed:
-        yield Note(f"{failed} trials failed and count as wrong; that they failed is the author's word")
+        rule = "the worst" if e.protocol.fidelity else "wrong"
+        yield Note(f"{failed} trials failed and count as {rule}; that they failed is the author's word")
 
 
 def _chain(c: ChainRecord, cap: int, stops: set[int]) -> Iterator[str]:

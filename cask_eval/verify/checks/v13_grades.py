@@ -8,13 +8,18 @@ from cask_eval.records.model import Record
 from cask_eval.tasks.vote import elect
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.replays import measured
 from cask_eval.verify.tokens import decoded
 
 
-@check("V13", "grades as the grader gives them", "task", "dev", "heldout")
+@check("V13", "grades as the grader gives them", "dev", "heldout")
 def v13(e: Evidence) -> Iterator[str]:
     """Every stored output is graded again, by the grader's recorded version; where a trial's chains voted, the vote is
-    held again."""
+    held again. The fidelity of a replay is computed again from its numbers per token."""
+    yield from measured(e)
+    if e.task is None:
+        yield Skip(e.why("task"))
+        return
     yield from decoded(e)
     versions = {r.grade.grader for f in (e.dev, e.heldout) if f for r in f.records if r.status != "failed"}
     if len(versions) > 1:

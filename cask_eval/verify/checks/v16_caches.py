@@ -41,7 +41,8 @@ def v16(e: Evidence) -> Iterator[str]:
     held-out ones."""
     assert e.register and e.protocol
     locks = {m.name: m for m in e.register.models}
-    models = {cell.name: locks[cell.model] for cell in e.protocol.cells if cell.model in locks}
+    cells = [*e.protocol.cells, *e.protocol.reference_cells]
+    models = {cell.name: locks[cell.model] for cell in cells if cell.model in locks}
     frozen = {}
     for key, choice in _frozen(e).items():
         faults = list(_lock_faults(choice, models.get(key[1])))
@@ -50,6 +51,7 @@ def v16(e: Evidence) -> Iterator[str]:
             frozen[key] = choice
     yield from _accounts(e, models, frozen)
     yield from _budgets(e, frozen)
+    yield from _full(e, frozen)
     yield from _verdicts(e)
 
 
@@ -195,6 +197,21 @@ def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
                 fault = _search_fault(choice, own[arm, config], steps)
             if fault:
                 yield f"{'/'.join(filter(None, (phase, cell.name, arm, config)))}: {fault}"
+
+
+def _full(e: Evidence, frozen: _Frozen) -> Iterator[str]:
+    """References come from a cache that nothing is taken out of."""
+    assert e.protocol and e.dev
+    for cell in e.protocol.reference_cells:
+        mean = measured(r for r in e.dev.records if r.cell == cell.name)[1]
+        for key, choice in frozen.items():
+            if key[1] != cell.name:
+                continue
+            schedule, footprint = schedule_of(choice), footprint_of(choice)
+            if schedule.trigger != "never" or footprint.packing:
+                yield f"{'/'.join(filter(None, key))}: its cache is compressed, so it is no reference"
+            elif choice != reference_choice(choice.preset, choice.params, schedule, footprint, mean):
+                yield f"{cell.name}: the dev cache is {choice.dev_mean}, the records give {entries(mean)}"
 
 
 def _apart(records: list[Record]) -> list[Record]:

@@ -6,7 +6,8 @@ from cask_eval.decide.budgets import text
 from cask_eval.decide.selection import Choice, arm_of, rule, select, stated
 from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice
-from cask_eval.protocol.keys import dev_runs
+from cask_eval.protocol.keys import dev_runs, full_arms
+from cask_eval.protocol.model import REFERENCE
 from cask_eval.schedule import PROMPTS, TRIGGERS
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence
@@ -57,9 +58,11 @@ def _names(given: list[str]) -> str:
 
 def _arms(e: Evidence) -> Iterator[str]:
     assert e.protocol and e.dev_run and e.select
-    cells = [cell.name for cell in e.protocol.cells]
-    if sorted(e.select.arms) != sorted(cells) or sorted(e.dev_run.matched) != sorted(cells):
+    cells, full = ([cell.name for cell in given] for given in (e.protocol.cells, e.protocol.reference_cells))
+    if sorted(e.select.arms) != sorted(cells + full) or sorted(e.dev_run.matched) != sorted(cells + full):
         yield "the frozen arms are not those of the registered cells"
+    for cell in full:
+        yield from _full(e, cell)
     runs = {(arm, config) for arm, names in dev_runs(e.protocol).items() for config in names}
     held = e.protocol.heldout_arms(e.select.survivors)
     controls = {c.name for c in e.protocol.controls}
@@ -86,6 +89,19 @@ def _arms(e: Evidence) -> Iterator[str]:
                     yield f"{cell}/{arm}: another preset or other parameters than registered"
             elif arm in held and choice != tuned.get((arm, chosen.get(arm, ""))):
                 yield f"{cell}/{arm}: what was frozen is not what ran on the dev split"
+
+
+def _full(e: Evidence, cell: str) -> Iterator[str]:
+    """References and ceiling are one arm, the one that ran on dev."""
+    assert e.protocol and e.dev_run and e.select
+    tuned, frozen = e.dev_run.matched.get(cell, {}), e.select.arms.get(cell, {})
+    choice = tuned.get(REFERENCE, {}).get("")
+    if choice is None or tuned != {REFERENCE: {"": choice}}:
+        yield f"{cell}: the dev run lists {_names(sorted(tuned))}; registered is {REFERENCE} alone"
+    elif frozen != dict.fromkeys(full_arms("heldout"), choice):
+        yield f"{cell}: what was frozen is not the full cache that ran on the dev split"
+    elif (choice.preset, choice.params) != arm_of(e.protocol, REFERENCE, ""):
+        yield f"{cell}: references were made with {choice.preset} and not with the full cache"
 
 
 def _run(arm: str, config: str) -> str:

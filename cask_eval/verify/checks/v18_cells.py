@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cask_eval.protocol.keys import full_arms
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
@@ -21,9 +22,11 @@ def v18(e: Evidence) -> Iterator[str]:
     if (shown := [(s.candidate, s.survived) for s in e.document.screening]) != [(n, n in confirmed) for n in listed]:
         yield "the analysis lists other candidates or other survivors than the selection"
     arms = e.protocol.heldout_arms(e.select.survivors)
-    for cell in e.protocol.cells:
-        if (shown := sorted(e.document.arms.get(cell.name, {}))) != sorted(arms):
-            yield f"{cell.name} shows {', '.join(shown) or 'no arm'}; due are {', '.join(sorted(arms))}"
+    rows = [(cell, arms) for cell in e.protocol.cells]
+    rows += [(cell, full_arms("heldout")) for cell in e.protocol.reference_cells]
+    for cell, listed in rows:
+        if (shown := sorted(e.document.arms.get(cell.name, {}))) != sorted(listed):
+            yield f"{cell.name} shows {', '.join(shown) or 'no arm'}; due are {', '.join(sorted(listed))}"
 
 
 def _names(e: Evidence, comparisons: list[tuple[str, str]]) -> str:

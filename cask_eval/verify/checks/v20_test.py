@@ -8,11 +8,12 @@ from cask_eval.verify.evidence import Evidence
 
 @check("V20", "the registered test", "protocol", "document")
 def v20(e: Evidence) -> Iterator[str]:
-    """The analysis uses the registered test, side, level and correction. The tests are exact: no seed, no draws. What
-    is drawn for max_t comes from a seed that follows from the registration, and V21 draws it again."""
+    """The analysis uses the registered endpoint, test, side, level and correction. The tests of accuracy are exact: no
+    seed, no draws. What is drawn for other endpoints and for max_t comes from a seed that follows from the
+    registration, and V21 draws it again."""
     assert e.protocol and e.document
     test = e.protocol.test
-    for field in ("procedure", "alternative", "alpha", "correction"):
+    for field in ("endpoint", "procedure", "alternative", "alpha", "correction"):
         if getattr(e.document, field) != getattr(test, field):
             yield f"{field} is {getattr(e.document, field)}, registered was {getattr(test, field)}"
     for cell in e.document.cells:

@@ -1,0 +1,136 @@
+"""Whether replays are of their references' tokens, and their fidelity what their numbers per token give."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from cask_eval.decide.budgets import at_budget, footprint_of, schedule_of
+from cask_eval.errors import RecordError
+from cask_eval.fidelity import summarise
+from cask_eval.ledger.events import ArmChoice
+from cask_eval.occupancy import compressed_from
+from cask_eval.protocol.model import REFERENCE
+from cask_eval.records.model import FidelityRecord, Record
+from cask_eval.records.tokens import TokenFile, digest_of
+from cask_eval.verify.check import Skip
+from cask_eval.verify.evidence import Evidence, Role
+
+# (phase, model, problem, sample) → the reference.
+References = dict[tuple[str, str, str, int], Record]
+
+
+def references(e: Evidence) -> References:
+    """Every reference that there is; none where trials are judged by their own output."""
+    if e.protocol is None or not e.protocol.fidelity:
+        return {}
+    models = {cell.name: cell.model for cell in e.protocol.reference_cells}
+    records = [r for file in (e.dev, e.heldout) for r in (file.records if file else ())]
+    return {
+        (r.phase, models[r.cell], r.problem, r.sample): r
+        for r in records
+        if r.cell in models and r.arm == REFERENCE
+    }
+
+
+def replay_faults(e: Evidence, r: Record, given: References) -> Iterator[str]:
+    """What is wrong with a trial as a replay of its reference."""
+    assert e.protocol
+    replay = e.protocol.fidelity and r.arm != REFERENCE
+    if replay and r.status != "failed" and r.fidelity is None:
+        yield "is a replay without fidelity"
+    if r.fidelity is not None and (not replay or r.status == "failed"):
+        yield "has fidelity, but is no replay that ran"
+    if not replay or r.status == "failed":
+        return
+    reference = given.get((r.phase, r.cell.partition("/")[0], r.problem, r.sample))
+    if reference is None or reference.status == "failed":
+        yield "is a replay, but its reference left no output"
+        return
+    for part in (r, *r.chains):
+        own = part.status, part.output, part.output_ids
+        if own != (reference.status, reference.output, reference.output_ids):
+            yield "replays other tokens than its reference put out"
+            return
+    if r.prompt_tokens != reference.prompt_tokens:
+        yield "replays another prompt than its reference had"
+    elif r.fidelity and r.fidelity.whole.tokens != len(r.output_ids) * max(1, len(r.chains)):
+        yield f"its fidelity is over {r.fidelity.whole.tokens} tokens, but {len(r.output_ids)} were replayed"
+
+
+def measured(e: Evidence) -> Iterator[str]:
+    """One line per replay whose record does not follow from its numbers per token, and a Skip where those are not
+    here."""
+    if e.protocol is None or not e.protocol.fidelity:
+        return
+    for role, file in (("dev", e.dev), ("heldout", e.heldout)):
+        rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for r in file.records if file else ():
+            if r.fidelity is not None:
+                rows[r.cell, r.arm].append(r)
+        for place, records in rows.items():
+            yield from _arm(e, role, place, records)
+
+
+def _arm(e: Evidence, role: Role, place: tuple[str, str], records: list[Record]) -> Iterator[str]:
+    where, path = "/".join((role, *place)), e.arrays.get(role, {}).get(place)
+    if path is None:
+        yield Skip(f"{where}: its numbers per token are not here, so the fidelity of {len(records)} trials is taken as "
+                   "recorded")  # fmt: skip
+        return
+    try:
+        file = TokenFile(path)
+        if extra := file.trials - {(r.config, r.problem, r.sample) for r in records}:
+            yield f"{where}: {len(extra)} trials have numbers per token, but no record, such as {min(extra)}"
+    except RecordError as error:
+        yield f"{where}: {error}"
+        return
+    for r in records:
+        name = f"{where}/{r.config}/{r.problem}/{r.sample}"
+        choice = _frozen(e, role, r)
+        if choice is None:
+            yield f"{name}: the ledger freezes no schedule for it"
+            continue
+        try:
+            yield from (f"{name}: {what}" for what in _trial(r, file, choice))
+        except (RecordError, ValueError) as error:
+            yield f"{name}: {error}"
+
+
+def _trial(r: Record, file: TokenFile, choice: ArmChoice) -> Iterator[str]:
+    assert r.fidelity
+    schedule, footprint = schedule_of(choice), footprint_of(choice)
+    first = [compressed_from(part, footprint, r.prompt_tokens, r.output_ids) for part in schedule.split()]
+    tokens = file.read((r.config, r.problem, r.sample), first)
+    if tokens is None:
+        yield "it has no numbers per token"
+    elif tokens.nll.shape[1] != len(r.output_ids):
+        yield f"it has numbers of {tokens.nll.shape[1]} tokens, but {len(r.output_ids)} were replayed"
+    elif (digest := digest_of(tokens)) != r.fidelity.arrays:
+        yield "its numbers per token are not those that the record commits to"
+    elif (found := FidelityRecord.of(summarise(tokens), digest)) != r.fidelity:
+        yield f"its fidelity is not what its numbers per token give: {_difference(r.fidelity, found)}"
+
+
+def _difference(stated: FidelityRecord, found: FidelityRecord) -> str:
+    """The first number that differs, in words."""
+    for part in ("whole", "after"):
+        one, other = (getattr(f, part) for f in (stated, found))
+        if one is None or other is None:
+            if one != other:
+                return f"{part} is {'missing' if one is None else 'given, though nothing was compressed'}"
+            continue
+        for name in type(one).model_fields:
+            if getattr(one, name) != getattr(other, name):
+                return f"{part}.{name} is {getattr(one, name)}, and {getattr(other, name)} follows"
+    return f"first_mismatch is {stated.first_mismatch}, and {found.first_mismatch} follows"
+
+
+def _frozen(e: Evidence, role: Role, r: Record) -> ArmChoice | None:
+    """The arm as the ledger says that this trial was run; a step of a search at its own budget."""
+    if role == "heldout":
+        return e.select.arms.get(r.cell, {}).get(r.arm) if e.select else None
+    row = e.dev_run.matched.get(r.cell, {}).get(r.arm, {}) if e.dev_run else {}
+    config, _, budget = r.config.partition("@")
+    choice = row.get(config)
+    return at_budget(choice, int(budget)) if choice and budget.isdigit() and len(budget) < 12 else choice
