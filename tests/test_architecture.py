@@ -13,7 +13,7 @@ PACKAGE = ROOT / "cask_eval"
 
 # What each room may import; the floor lies below them all.
 FLOOR = {"errors", "canonical", "fields", "schedule", "footprint", "residency", "jsonl", "workspace", "embedded"}
-FLOOR |= {"fidelity", "occupancy", "stages"}
+FLOOR |= {"fidelity", "invocation", "occupancy", "stages"}
 FOUNDATION = ["protocol", "splits", "ledger", "records", "stats", "decide", "tasks"]
 MAY_IMPORT = {
     "protocol": set(),

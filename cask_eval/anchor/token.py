@@ -103,7 +103,8 @@ def imprint(token: bytes) -> str:
 
 def beacon(token: bytes) -> str:
     """The digest of a token's signature, unverified: a number that nobody but the authority could have known before
-    the token was made, and that no change to what the signature does not cover can alter. Raises MalformedError."""
+    the token was made, and that no change to what the signature does not cover can alter. An ECDSA signature has a twin
+    that holds as well, so there the holder of a token may choose between two beacons. Raises MalformedError."""
     with _reading():
         _, explicit = der.some(der.read(token).content, 2)
         *_, signers = der.elements(der.read(explicit.content).content)  # SignedData's last member (RFC 5652 §5)

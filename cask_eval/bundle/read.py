@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from cask_eval import jsonl
 from cask_eval.bundle import form
 from cask_eval.bundle.contents import INDEX, MAX_INDEX, README, Asked, Index, index_of
 from cask_eval.bundle.errors import BundleError
@@ -104,8 +105,7 @@ def _same(name: str, digest: str, index: Index, path: Path) -> None:
 
 
 def _headed(space: Workspace, index: Index, path: Path) -> None:
-    lines = space.ledger.read_bytes().split(b"\n") if space.ledger.is_file() else []
-    events = audit(line for line in lines if line)[0]
+    events = audit(line for line in jsonl.read(space.ledger).lines if line)[0]
     head = events[-1].hash if events else None
     if head != index.head:
         raise BundleError(f"{path}: {INDEX} names the head {index.head}, but the ledger's is {head}; fetch it again")

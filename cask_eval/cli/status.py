@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cask_eval.cli.common import command_line, json_option, print_json, study_argument, workspace
+from cask_eval.cli.common import command_line, json_option, print_json, say, study_argument, workspace
 
 
 @click.command("status")
@@ -23,6 +23,9 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
     rows = []
     for name, state in studies(events).items():
         if study and name != study:
+            continue
+        if state.register is None:
+            say(f"{name}: the ledger has events of this study, but no registration; `cask-eval verify {name}` says more")
             continue
         rows.append(
             {

@@ -172,6 +172,8 @@ def show(verdict) -> None:
 
 
 def _events(space: Workspace, ledger, audit) -> list:
+    from cask_eval import jsonl
+
     # A damaged ledger must reach the verifier, which names the damage; here only a study's name is wanted.
     path = ledger(space.ledger).path
-    return audit(path.read_bytes().splitlines())[0] if path.is_file() else []
+    return audit(jsonl.read(path).lines)[0]

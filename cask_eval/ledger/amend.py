@@ -13,7 +13,7 @@ READ_BY_THE_ANALYSIS = frozenset(
     {"hypothesis", "expected_effect", "expected_discordance", "matched_cache", "test", "branches"}
 )
 
-_ABOUT_THE_PROTOCOL = {"protocol_path", "protocol_raw", "protocol_digest", "protocol", "warnings"}
+_ABOUT_THE_PROTOCOL = {"protocol_path", "protocol_raw", "protocol_digest", "protocol", "warnings", "invocation"}
 _NOTHING = object()
 
 

@@ -70,6 +70,14 @@ class Environment(Strict):
     toolkit: Digest
 
 
+class Invocation(Strict):
+    """How a command was called: its arguments, paths by public names, and the commit of the toolkit's source where it
+    runs from a git work tree. For readers; nothing follows from it."""
+
+    argv: list[str]
+    commit: str | None
+
+
 class RecordsCommit(Strict):
     """`count` record lines whose Merkle root is `merkle_root`; `path` relative to the workspace."""
 
@@ -165,7 +173,7 @@ class Register(Strict):
     protocol_raw: Digest
     protocol_digest: Digest
     protocol: dict[str, Any]
-    splits: dict[Literal["dev", "heldout"], SplitLock]
+    splits: Annotated[dict[Literal["dev", "heldout"], SplitLock], Field(min_length=2)]
     methods: list[PackageLock]
     models: list[ModelLock]
     environment: Environment
@@ -173,6 +181,7 @@ class Register(Strict):
     task: PackageLock | None = None
     grader: str | None = None
     prompt: PromptLock | None = None
+    invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Change(Strict):
@@ -205,6 +214,7 @@ class DevRun(Strict):
     records: RecordsCommit
     matched: dict[str, dict[str, dict[str, ArmChoice]]]
     methods: list[PackageLock]
+    invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Select(Strict):
@@ -229,6 +239,7 @@ class Consume(Strict):
     keys: Digest
     environment: Environment
     exploratory: bool = False
+    invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Records(Strict):
@@ -241,6 +252,7 @@ class Records(Strict):
     records: RecordsCommit
     methods: list[PackageLock] | None = None
     environment: Environment | None = None
+    invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Close(Strict):
@@ -250,6 +262,7 @@ class Close(Strict):
     methods: list[PackageLock]
     environment: Environment
     task: PackageLock | None = None
+    invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Analysis(Strict):

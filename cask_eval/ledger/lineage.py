@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from cask_eval.canonical import loads
@@ -68,7 +69,7 @@ def manifests(space: Workspace, events: Sequence[Event]) -> dict[str, Manifest]:
     """Digest → split, of all that the ledger's studies may have looked at, as far as they are here."""
     found: dict[str, Manifest] = {}
     read: set[str] = set()  # a ledger may name one file any number of times
-    for path in (look.lock.path for look in looks(events)):
+    for path in (str(PurePosixPath(look.lock.path)) for look in looks(events)):
         if path not in read:
             read.add(path)
             if here := _read(space, path):
@@ -85,6 +86,7 @@ def shared(
     state = studies(events).get(study)
     born = state.register[0].seq if state and state.register else len(events)
     seen: set[tuple[str, Role, str]] = set()
+    counts: dict[tuple[str, bool], int] = {}
     for look in looks(events):
         key = (look.study, look.role, look.lock.digest)
         own = look.study == study
@@ -94,7 +96,10 @@ def shared(
         if look.lock.merkle_root == heldout.merkle_root:
             count: int | None = len(heldout.items)
         elif manifest := splits.get(look.lock.digest):
-            count = len({p.item.id for p in pairs(manifest, heldout, ids=own)})
+            same = (look.lock.digest, own)
+            if same not in counts:
+                counts[same] = len({p.item.id for p in pairs(manifest, heldout, ids=own)})
+            count = counts[same]
         else:
             count = None
         if count != 0:

@@ -8,7 +8,7 @@ An amendment before `consume` leads back to registered; a later one leaves the s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,30 +75,10 @@ class StudyState:
     @classmethod
     def of(cls, events: Iterable[Event], study: str) -> StudyState:
         """The state of `study` after `events`; events of other studies are passed over."""
-        found: dict[str, Any] = {}
-        several: dict[str, list] = {name: [] for name in ("sessions", "anchors", "amendments", "superseded")}
+        fold = _Fold(study)
         for event in events:
-            if event.study != study or event.event not in PAYLOADS:
-                continue
-            pair = (event, PAYLOADS[event.event].model_validate(event.payload))
-            if event.event == "records":
-                several["sessions"].append(pair)
-            elif event.event == "anchor":
-                several["anchors"].append(pair)
-            elif event.event == "amend":
-                several["amendments"].append(pair)
-                if "consume" not in found:
-                    run = found.pop("dev_run", None)
-                    if "register" in found:
-                        several["superseded"].append(Era(found["register"], run, pair))
-                    found.pop("select", None)
-                    found["register"] = pair
-                else:
-                    found["register"] = (found["register"][0], pair[1])
-                    found.pop("analysis", None)
-            else:
-                found.setdefault(event.event, pair)
-        return cls(study, **{name: tuple(pairs) for name, pairs in several.items()}, **found)
+            fold.add(event)
+        return fold.state()
 
     @property
     def eras(self) -> tuple[Era, ...]:
@@ -108,13 +88,15 @@ class StudyState:
     @property
     def name(self) -> str:
         """unregistered, registered, tuned, consumed or closed."""
+        if self.register is None:
+            return "unregistered"
         if self.close:
             return "closed"
         if self.consume:
             return "consumed"
         if self.select:
             return "tuned"
-        return "registered" if self.register else "unregistered"
+        return "registered"
 
     @property
     def revision(self) -> int:
@@ -158,6 +140,51 @@ class StudyState:
                 f"is time-stamped; run `cask-eval anchor {self.study} --tsa URL`"
             )
         return digest({"registration": event.hash, "beacon": self.seeding[1].beacon}) if self.seeding else event.hash
+
+
+class _Fold:
+    """A study's state, event by event. Any order can be followed; which are allowed is `require`'s question."""
+
+    def __init__(self, study: str):
+        self.study = study
+        self.found: dict[str, Any] = {}
+        self.several: dict[str, list] = {n: [] for n in ("sessions", "anchors", "amendments", "superseded")}
+
+    def add(self, event: Event) -> None:
+        if event.study != self.study or event.event not in PAYLOADS:
+            return
+        found, several = self.found, self.several
+        pair = (event, PAYLOADS[event.event].model_validate(event.payload))
+        if event.event == "records":
+            several["sessions"].append(pair)
+        elif event.event == "anchor":
+            several["anchors"].append(pair)
+        elif event.event != "amend":
+            found.setdefault(event.event, pair)
+        elif "consume" in found:
+            several["amendments"].append(pair)
+            if "register" in found:
+                found["register"] = (found["register"][0], pair[1])
+            found.pop("analysis", None)
+        else:
+            several["amendments"].append(pair)
+            run = found.pop("dev_run", None)
+            if "register" in found:
+                several["superseded"].append(Era(found["register"], run, pair))
+                found["register"] = pair
+            found.pop("select", None)
+
+    def state(self) -> StudyState:
+        return StudyState(self.study, **{n: tuple(pairs) for n, pairs in self.several.items()}, **self.found)
+
+
+def unfolded(events: Iterable[Event], study: str) -> Iterator[tuple[StudyState, Event]]:
+    """Each event of the study with the state before it."""
+    fold = _Fold(study)
+    for event in events:
+        if event.study == study:
+            yield fold.state(), event
+            fold.add(event)
 
 
 def require(state: StudyState, kind: str) -> None:

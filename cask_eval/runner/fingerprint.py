@@ -13,7 +13,8 @@ import torch
 import cask_eval
 from cask_eval.canonical import digest_bytes, digest_tree
 from cask_eval.engine.registry import load, source_packages
-from cask_eval.ledger.events import Environment, PackageLock
+from cask_eval.invocation import argv, commit
+from cask_eval.ledger.events import Environment, Invocation, PackageLock
 from cask_eval.protocol.keys import configs
 from cask_eval.protocol.model import FULL, Arm, Protocol
 
@@ -33,6 +34,11 @@ def environment(device: str) -> Environment:
         packages={name: _version(name) for name in PACKAGES},
         toolkit=digest_tree(Path(cask_eval.__file__).parent, SOURCES),
     )
+
+
+def invocation(root: Path) -> Invocation:
+    """How this process was called, seen from the workspace `root`."""
+    return Invocation(argv=argv(sys.argv[1:], root), commit=commit(Path(cask_eval.__file__).parent))
 
 
 def methods(protocol: Protocol) -> list[PackageLock]:

@@ -81,6 +81,7 @@ def amend(workspace: Workspace, path: Path, reason: str, device: str, warnings: 
                 "protocol_digest": loaded.digest,
                 "protocol": loaded.protocol.document(),
                 "warnings": warnings,
+                "invocation": fingerprint.invocation(workspace.root),
             }
         )
     made = changes(locked, now)
@@ -113,7 +114,15 @@ def _refuse_dev_problems(workspace: Workspace, ledger: Ledger, study: Study) -> 
     """Raises SplitError when a held-out problem was a dev problem of the same study before."""
     events, heldout = ledger.events(), study.heldout.manifest
     for found in shared(events, study.protocol.study, heldout, manifests(workspace, events)):
-        if found.look.study == study.protocol.study and found.count:
+        if found.look.study != study.protocol.study:
+            continue
+        if found.count is None:
+            path = found.look.lock.path
+            raise SplitError(
+                f"task.dev: {path} was the dev split until now and is not there as it was; it must stay, or nobody can "
+                "tell which problems have been looked at. Restore it, and freeze the new one under another name"
+            )
+        if found.count:
             raise SplitError(
                 f"task.heldout: {found.count} of {len(heldout.items)} problems in {study.heldout.path} were dev problems "
                 f"of this study ({found.look.lock.path}), so they can confirm nothing; freeze fresh ones"
@@ -166,7 +175,12 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
                 raise DriftError("the method packages changed while the dev split ran; restore them and tune again")
-            payload = DevRun(records=_commit(store, workspace), matched=matched, methods=locks)
+            payload = DevRun(
+                records=_commit(store, workspace),
+                matched=matched,
+                methods=locks,
+                invocation=fingerprint.invocation(workspace.root),
+            )
             ledger.append(name, "dev_run", payload, allow=guard(name, "dev_run", event.hash))
             state = StudyState.of(ledger.events(), name)
         elif _commit(store, workspace) != state.dev_run[1].records:
@@ -282,6 +296,7 @@ def confirm(
                 keys=keys_root(expected),
                 environment=fingerprint.environment(device),
                 exploratory=exploratory,
+                invocation=fingerprint.invocation(workspace.root),
             )
             _refuse_early(store)
             ledger.append(name, "consume", payload, allow=guard(name, "consume", event.hash))
@@ -308,6 +323,7 @@ def confirm(
             methods=fingerprint.methods(study.protocol),
             environment=fingerprint.environment(device),
             task=fingerprint.task(study.task),
+            invocation=fingerprint.invocation(workspace.root),
         )
         return ledger.append(name, "close", payload, allow=guard(name, "close"))
 
@@ -332,6 +348,7 @@ def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, sto
         records=_commit(store, study.workspace),
         methods=fingerprint.methods(study.protocol),
         environment=fingerprint.environment(device),
+        invocation=fingerprint.invocation(study.workspace.root),
     )
     ledger.append(name, "records", payload, allow=guard(name, "records"))
 

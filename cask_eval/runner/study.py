@@ -145,6 +145,7 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
         task=fingerprint.task(study.task),
         grader=study.task.GRADER,
         prompt=PromptLock(file=study.asking.digest, tokens=tokens),
+        invocation=fingerprint.invocation(study.workspace.root),
     )
 
 

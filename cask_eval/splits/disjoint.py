@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
+from cask_eval.errors import SplitError
 from cask_eval.splits.freeze import HASHES
 from cask_eval.splits.model import Item, Manifest
 
 THRESHOLD = "0.8"
+#: Sketches of texts agree by chance on so few positions that hardly any pair has to be looked at closely.
+MAX_PAIRS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,18 @@ class Pair:
 def pairs(others: Manifest, mine: Manifest, threshold: str = THRESHOLD, *, ids: bool = True) -> Iterator[Pair]:
     """Every pair of a problem of `mine` and one of `others` that are the same or nearly so. Two prompts are
     near-duplicates when their sketches agree on at least `threshold` of the positions. Without `ids` equal ids mean
-    nothing: two sources may number alike. Raises ValueError when the threshold is no decimal above 0 and at most 1."""
+    nothing: two sources may number alike. Raises ValueError when the threshold is no decimal above 0 and at most 1,
+    SplitError when so many sketches agree in part that no texts can have made them."""
+    import numpy as np
+
     need = _positions(threshold)
     by_id = {item.id: item for item in others.items} if ids else {}
     by_text: dict[str, list[Item]] = defaultdict(list)
     for item in others.items:
         by_text[item.text].append(item)
     index = _index(others.items, need)
+    sketches = np.array([_sketch(item) for item in others.items]).reshape(-1, HASHES)
+    looked = 0
     for item in mine.items:
         reported = set()
         if item.id in by_id:
@@ -44,10 +52,20 @@ def pairs(others: Manifest, mine: Manifest, threshold: str = THRESHOLD, *, ids: 
             if other.id not in reported:
                 reported.add(other.id)
                 yield Pair(item, other, "text")
-        near = {o.id: o for band in _bands(item, need) for o in index.get(band, []) if o.id not in reported}
-        for other in sorted(near.values(), key=lambda o: o.id):
-            if (agree := agreement(item, other)) >= need:
-                yield Pair(item, other, "near", agree)
+        near = sorted({i for band in _bands(item, need) for i in index.get(band, ())})
+        if not near:
+            continue
+        looked += len(near)
+        if looked > MAX_PAIRS:
+            raise SplitError(
+                f"{others.name} and {mine.name}: more than {MAX_PAIRS} pairs of sketches agree in part; no texts make such "
+                "sketches, freeze the splits again"
+            )
+        agree = (sketches[near] == _sketch(item)).sum(1)
+        found = [(others.items[i], int(a)) for i, a in zip(near, agree) if a >= need]
+        for other, count in sorted(found, key=lambda pair: pair[0].id):
+            if other.id not in reported:
+                yield Pair(item, other, "near", count)
 
 
 def overlaps(dev: Manifest, heldout: Manifest, threshold: str = THRESHOLD) -> list[str]:
@@ -68,7 +86,14 @@ def overlaps(dev: Manifest, heldout: Manifest, threshold: str = THRESHOLD) -> li
 
 def agreement(a: Item, b: Item) -> int:
     """On how many positions two sketches agree."""
-    return sum(a.minhash[i : i + 8] == b.minhash[i : i + 8] for i in range(0, 8 * HASHES, 8))
+    return int((_sketch(a) == _sketch(b)).sum())
+
+
+def _sketch(item: Item):
+    """The sketch's 32 values."""
+    import numpy as np
+
+    return np.frombuffer(bytes.fromhex(item.minhash), dtype=">u4")
 
 
 def _positions(threshold: str) -> int:
@@ -89,9 +114,10 @@ def _bands(item: Item, need: int) -> list[tuple[int, str]]:
     return [(b, item.minhash[edges[b] : edges[b + 1]]) for b in range(count)]
 
 
-def _index(items: list[Item], need: int) -> dict[tuple[int, str], list[Item]]:
-    index: dict[tuple[int, str], list[Item]] = defaultdict(list)
-    for item in items:
+def _index(items: list[Item], need: int) -> dict[tuple[int, str], list[int]]:
+    """Band → places in `items`."""
+    index: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
         for band in _bands(item, need):
-            index[band].append(item)
+            index[band].append(i)
     return index

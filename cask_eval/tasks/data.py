@@ -22,6 +22,8 @@ from typing import Any
 VARIABLE = "CASK_EVAL_DATA"
 #: The longest file that is read, unpacked.
 MAX_BYTES = 256 << 20
+#: Every row is an object in memory, however short it is.
+MAX_ROWS = 1_000_000
 FORMS = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 
 Row = dict[str, Any]
@@ -175,6 +177,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _lines(text: str, path: Path) -> Iterator[Any]:
+    if text.count("\n") > MAX_ROWS:
+        raise ValueError(f"{path}: has more than {MAX_ROWS} lines; cut it into several files")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:

@@ -101,10 +101,14 @@ def check(id: str, title: str, *needs: str) -> Callable[[Callable[[Evidence], It
     return make
 
 
+def printable(line: str) -> str:
+    """One line that a terminal shows as it is: evidence is written by others and may hold control characters."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
 def _short(lines: list[str]) -> Iterator[str]:
-    """The first lines, printable: evidence is written by others and may hold control characters."""
-    for line in lines[:MAX_DETAILS]:
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-        yield text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+    """The first lines, printable."""
+    yield from map(printable, lines[:MAX_DETAILS])
     if len(lines) > MAX_DETAILS:
         yield f"… and {len(lines) - MAX_DETAILS} more"

@@ -23,6 +23,7 @@ from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError, RecordError, StateError
 from cask_eval.fields import first_fault
 from cask_eval.ledger.events import Analysis, Close, Consume, DevRun, Event, Records, RecordsCommit, Register, Select
+from cask_eval.ledger.lineage import Shared, shared
 from cask_eval.ledger.lineage import manifests as splits_of
 from cask_eval.ledger.log import audit
 from cask_eval.ledger.state import Era, Label, StudyState
@@ -42,12 +43,20 @@ from cask_eval.workspace import Workspace
 if TYPE_CHECKING:
     from cask_eval.anchor.check import Findings
 
-EARLY_FORM_UNTIL = "2026-11-26T00:00:00Z"
+#: Registrations from before registrations named the grader and sessions what ran them: those of the studies that this
+#: project was published with. A date would let off whoever dates a registration back.
+EARLY_FORM = frozenset(
+    {
+        "sha256:f43142ec8a4008644747443b48820f180ea83ba1ba00de26cef8eb572d61b467",  # design-space
+        "sha256:34d3db7f5b074e1ac153c1e45fa7d9e1cfcde316356a6be23e11d8390a0d5bc6",  # alpha-vs-triattention
+    }
+)
 
 MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
-MAX_PROBLEMS = 10_000
+SPARE_PROBLEMS = 1000
+MAX_WORDS = 50_000_000
 MAX_FAULTS = 10_000
 # Records beyond those that the ledger commits to which are read all the same, to say how many they are.
 SPARE = 10_000
@@ -165,9 +174,14 @@ class Evidence:
 
     @property
     def early_form(self) -> bool:
-        """Whether the study was registered before registrations named the grader and sessions what ran them. Who leaves
-        that out later, or dates a registration back to be let off, has no third party's word for that date."""
-        return bool(self.state.register) and self.state.register[0].time < EARLY_FORM_UNTIL
+        """Whether the study is one of those from before registrations named the grader and sessions what ran them."""
+        return self.registration in EARLY_FORM
+
+    @cached_property
+    def shared(self) -> list[Shared]:
+        """Who else had, or has, problems of the held-out split; empty without that split."""
+        heldout = self.heldout_manifest
+        return [*shared(self.events, self.study, heldout, self.splits)] if heldout else []
 
     @property
     def seed_root(self) -> str | None:
@@ -406,9 +420,11 @@ class _Loader:
     def problems(self, task: Any, role: Role, manifest: Manifest) -> Problems | None:
         """The problems, produced again. A source that asks for far more than the manifest holds is not followed."""
         try:
-            count = manifest.source.get("count")
-            if isinstance(count, int) and count > max(MAX_PROBLEMS, 2 * len(manifest.items)):
-                raise ValueError(f"source asks for {manifest.source['count']} problems")
+            count, words = (manifest.source.get(name, 1) for name in ("count", "words"))
+            if isinstance(count, int) and count > SPARE_PROBLEMS + 2 * len(manifest.items):
+                raise ValueError(f"source asks for {count} problems, and there are {len(manifest.items)}")
+            if isinstance(count, int) and isinstance(words, int) and count * words > MAX_WORDS:
+                raise ValueError(f"source asks for {count} problems of {words} words")
             with local.inside(self.workspace.root, offline=True):
                 made = tuple(task.problems(manifest.source))
         except Exception as error:

@@ -72,12 +72,12 @@ def markdown(verdict: Verdict) -> str:
 def statement(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     """An in-toto Statement (v1) with a predicate of type eval-result: the models, their weights by digest, and what was
     found about them under which protocol. It is not signed; whoever signs it vouches for having verified. Raises
-    StateError for a study without an analysis, or with one that does not hold."""
+    StateError for a study without an analysis, or with one that does not hold or could not be derived again."""
     register, document = evidence.register, evidence.document
     if register is None or document is None or evidence.state.analysis is None:
         raise StateError(f"{evidence.study} has no analysis that could be stated; finish it first")
-    if verdict.failed:
-        raise StateError(f"{verdict.summary}; a result that does not hold is not stated")
+    if verdict.outcome is None:
+        raise StateError(f"{verdict.summary}; a result that was not derived again is not stated")
     models = [(f"{m.name}/{name}", digest) for m in register.models for name, digest in sorted(m.files.items())]
     files = [
         ("analysis.json", evidence.document_digest),
@@ -94,8 +94,8 @@ def statement(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
             "evaluator": {"id": "cask-eval", "toolkit": register.environment.toolkit},
             "study": evidence.study,
             "hypothesis": document.hypothesis,
-            "label": document.label,
-            "result": {"branch": document.branch, "decision": document.decision},
+            "label": verdict.outcome.label,
+            "result": {"branch": verdict.outcome.branch, "decision": verdict.outcome.decision},
             "comparisons": [
                 {
                     name: getattr(cell, name)

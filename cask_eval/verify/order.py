@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cask_eval.errors import StateError
-from cask_eval.ledger.state import StudyState, require
+from cask_eval.ledger.state import require, unfolded
 from cask_eval.verify.evidence import Evidence
 
 MAX_EVENTS = 2000
@@ -17,9 +17,9 @@ def faults(e: Evidence, *kinds: str) -> Iterator[str]:
     if len(own) > MAX_EVENTS:
         yield f"the study has {len(own)} events, more than {MAX_EVENTS}"
         return
-    for i, event in enumerate(own):
+    for state, event in unfolded(own, e.study):
         if event.event in kinds:
             try:
-                require(StudyState.of(own[:i], e.study), event.event)
+                require(state, event.event)
             except StateError as error:
                 yield f"line {event.seq + 1}: {str(error).split('; ')[0]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from cask_eval.errors import FAILED, OK, PARTIAL
 from cask_eval.ledger.levels import LEVELS, Level
-from cask_eval.verify.check import Rerun, Result
+from cask_eval.verify.check import Rerun, Result, printable
 from cask_eval.verify.checks import CHECKS
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.level import level_of
@@ -33,7 +33,7 @@ class Outcome:
     decision: str
 
     def __str__(self) -> str:
-        return f"{self.label}, branch {self.branch}: {self.decision}"
+        return printable(f"{self.label}, branch {self.branch}: {self.decision}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from study_files import digits, replace
 from cask_eval.errors import CaskError, ConsumedError, SplitError, StateError
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
+from cask_eval.splits.model import Manifest
 from cask_eval.verify.run import verify
 
 WHY = "The grid was longer than the pilot could tell apart."
@@ -226,6 +227,17 @@ def test_dev_problems_are_not_amended_into_the_held_out_split(registered, copy, 
     with pytest.raises(SplitError, match="were dev problems of this study"):
         amend(cask, root)
     assert not state_of(root).amendments
+
+
+def test_a_dev_split_frozen_again_at_its_path_is_refused(registered, copy, cask):
+    """Where the old one is gone, nobody could tell which problems had been looked at."""
+    root = copy(registered)
+    path = root / state_of(root).register[1].splits["dev"].path
+    was = json.loads(path.read_text())
+    now = Manifest.model_validate({**was, "items": was["items"][:-1]})
+    path.write_text(json.dumps({**now.model_dump(mode="json"), "merkle_root": now.root()}))
+    with pytest.raises(SplitError, match="(?s)was the dev split until now.*under another name"):
+        amend(cask, root)
 
 
 def test_code_that_changed_can_be_amended_honestly(registered, copy, cask, monkeypatch):

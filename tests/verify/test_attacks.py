@@ -640,6 +640,31 @@ def test_who_looks_at_the_problems_later_is_mentioned(root):
     assert v24.status == "pass" and "study 'later' consumed the same problems later, at" in v24.details[0]
 
 
+# --- what records say of themselves
+
+
+@attack("V10", clever=True)
+def dev_records_of_another_study(root):
+    forger = Forger(root)
+    forger.dev[0]["study"] = "pilot"
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def stages_that_the_schedule_does_not_have(root):
+    forger = Forger(root)
+    r = next(r for r in forger.records() if r["residency"]["events"])
+    r["stages"] = {"prefix_events": 7, "decode_events": 0, "exhausted": 0, "guards": {}}
+    forger.resign().write()
+
+
+@attack("V16", clever=True)
+def more_regions_wiped_out_than_there_are(root):
+    forger = Forger(root)
+    forger.records()[0]["regions"] = {"bins": 2, "empty": 3, "longest": 1}
+    forger.resign().write()
+
+
 # --- splits
 
 

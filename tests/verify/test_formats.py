@@ -75,5 +75,6 @@ def test_the_command_writes_them(honest, tmp_path):
     result = CliRunner().invoke(cli, ["-C", str(honest), "verify", STUDY, *options], standalone_mode=False)
     assert result.return_value == 3, result.exception
     ElementTree.fromstring(files["junit"].read_text())
-    assert files["md"].read_text().startswith(f"# {STUDY}: confirmatory, branch A: adopt the candidate; nothing found wrong")
+    outcome = "confirmatory, branch A: adopt the candidate"
+    assert files["md"].read_text().startswith(f"# {STUDY}: {outcome}; nothing found wrong")
     assert json.loads(files["statement"].read_text())["predicate"]["study"] == STUDY

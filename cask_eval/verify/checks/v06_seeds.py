@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from cask_eval.protocol.keys import trial_seed
-from cask_eval.verify.check import Note, check
+from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence
 
 
@@ -22,7 +22,7 @@ def v06(e: Evidence) -> Iterator[str]:
         if r.seed != trial_seed(e.seed_root, r.cell, r.problem, r.sample, phase=r.phase):
             yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample}: the seed is not the registration's"
     if (seeding := e.state.seeding) and seeding[0].hash not in {s.anchor.hash for s in e.anchors.stamps}:
-        yield Note("the stamp that the seeds depend on is under no root that is trusted here, so it dates nothing")
+        yield Skip("the stamp that the seeds depend on is under no root that is trusted here, so it dates no output")
     if Decimal(e.protocol.generation.temperature) == 0:
         yield Note("decoding is greedy: its outputs do not depend on the seed, so this does not date them")
 

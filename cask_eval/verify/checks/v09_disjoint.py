@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cask_eval.ledger.lineage import shared
 from cask_eval.splits.disjoint import overlaps
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence
@@ -15,7 +14,7 @@ def v09(e: Evidence) -> Iterator[str]:
     assert e.register and e.dev_manifest and e.heldout_manifest
     yield from overlaps(e.dev_manifest, e.heldout_manifest)
     present = e.register.splits["dev"].digest
-    for found in shared(e.events, e.study, e.heldout_manifest, e.splits):
+    for found in e.shared:
         look = found.look
         if look.study != e.study or look.lock.digest == present:
             continue

@@ -18,5 +18,9 @@ def v10(e: Evidence) -> Iterator[str]:
                 yield f"{role} record {r.cell}/{r.arm}/{r.config}: problem {r.problem} belongs to the other split"
             if r.phase != role:
                 yield f"the {role} records hold a {r.phase} record: {r.cell}/{r.arm}/{r.problem}"
+    runs = [(e.registration, e.dev), *((era.register[0].hash, file) for era, file in e.superseded)]
+    for registration, file in runs:
+        if file and (others := sum((r.study, r.registration) != (e.study, registration) for r in file.records)):
+            yield f"{others} records in {file.path} were made under another registration"
     if e.dev and e.heldout and e.dev.path == e.heldout.path:
         yield f"both phases are in one file, {e.dev.path}"

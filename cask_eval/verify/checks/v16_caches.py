@@ -25,6 +25,7 @@ from cask_eval.protocol.keys import is_step, step_config
 from cask_eval.records.model import Record
 from cask_eval.residency import Residency, expected, walk
 from cask_eval.schedule import Schedule
+from cask_eval.stages import Stages, stages
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
@@ -115,8 +116,12 @@ def _account(r: Record, model: ModelLock, choice: ArmChoice) -> Iterator[str]:
         yield f"{r.prompt_tokens} prompt tokens, but the model lock allows {model.max_prompt_tokens}"
     account = r.account()
     if account is None:
+        if r.stages is not None or r.regions is not None:
+            yield "it has no account, and says what its events did all the same"
         return
     yield from _kept(r, account)
+    if r.regions and not r.regions.empty <= r.regions.bins:
+        yield f"{r.regions.empty} of {r.regions.bins} regions are said to be wiped out"
     schedule, footprint = schedule_of(choice), footprint_of(choice)
     if r.status == "failed":
         yield "it failed, and has an account all the same"
@@ -126,6 +131,8 @@ def _account(r: Record, model: ModelLock, choice: ArmChoice) -> Iterator[str]:
         follows = _follows(schedule, footprint, r, model.layers)
         if account != follows:
             yield f"the account is not the one that the frozen schedule leaves: {_difference(account, follows)}"
+        elif r.stages is not None and r.stages.stages() != _stages(schedule, r):
+            yield "what its events are said to have done to prompt and output is not what the frozen schedule does"
 
 
 def _follows(schedule: Schedule, footprint: Footprint, r: Record, layers: int) -> Residency:
@@ -134,6 +141,20 @@ def _follows(schedule: Schedule, footprint: Footprint, r: Record, layers: int) -
         outputs = [chain.output_ids for chain in r.chains] or [r.output_ids]
         return expected(schedule, footprint, r.prompt_tokens, outputs, layers)
     return _walked(schedule, footprint, r.prompt_tokens, max(len(r.output_ids) - 1, 0), layers)
+
+
+def _stages(schedule: Schedule, r: Record) -> Stages:
+    """What the schedule's events do to prompt and output, given what was generated."""
+    outputs = [chain.output_ids for chain in r.chains] or [r.output_ids]
+    if schedule.content_driven:
+        return stages(schedule, r.prompt_tokens, outputs)
+    return _counted(schedule, r.prompt_tokens, tuple(map(len, outputs)))
+
+
+@lru_cache(maxsize=4096)
+def _counted(schedule: Schedule, prompt: int, lengths: tuple[int, ...]) -> Stages:
+    # The ids do not matter, only how many there are.
+    return stages(schedule, prompt, [range(n) for n in lengths])
 
 
 @lru_cache(maxsize=4096)

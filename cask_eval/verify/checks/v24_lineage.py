@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cask_eval.ledger.lineage import shared
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence
 
@@ -12,7 +11,7 @@ def v24(e: Evidence) -> Iterator[str]:
     """No other study of this ledger had looked at these held-out problems when this one was registered, unless this one
     calls itself exploratory. What happened outside this ledger cannot be seen."""
     assert e.heldout_manifest
-    for found in shared(e.events, e.study, e.heldout_manifest, e.splits):
+    for found in e.shared:
         if found.look.study == e.study:
             continue
         said = found.text(len(e.heldout_manifest.items))
