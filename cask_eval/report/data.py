@@ -6,14 +6,14 @@ business of each format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from typing import TypeVar
 
 from cask_eval.decide.beside import CORRECTIONS, Beside, beside
-from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, number
+from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, Interval, number
 from cask_eval.errors import RecordError
 from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
@@ -30,11 +30,13 @@ from cask_eval.ledger.events import (
 from cask_eval.ledger.levels import LEVELS, brief
 from cask_eval.protocol.model import Arm as RegisteredArm
 from cask_eval.protocol.model import Branch, Protocol
+from cask_eval.protocol.model import Cell as ProtocolCell
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
 from cask_eval.report import graders, regimes
 from cask_eval.report.limits import limits
 from cask_eval.report.measures import Measures, collect
+from cask_eval.report.scale import Scale, columns, scale_of
 
 T = TypeVar("T", bound=Strict)
 
@@ -62,6 +64,8 @@ class Arm:
     budget: str
     accuracy: str
     correct: str
+    fidelity: tuple[str, ...]
+    """Values of `ReportData.columns`."""
     mean_cache: str
     pooled_cache: str
     peak_cache: str
@@ -81,7 +85,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Flip:
-    """`better` names the arm that did better."""
+    """A problem on which the arms differ. `better` names the arm that did better."""
 
     problem: str
     baseline: str
@@ -92,8 +96,8 @@ class Flip:
 @dataclass(frozen=True)
 class Cell:
     """One comparison; `name` is its cell, after its candidate where there are several. `p` holds the p-value of every
-    test by name, the registered one first. Differences are percentage points. `result` is what is printed, for the
-    figure."""
+    test by name, the registered one first. Differences are in the unit of `ReportData.scale`. `result` is what is
+    printed, for the figure."""
 
     result: CellResult
     name: str
@@ -136,7 +140,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class DevScores:
-    """Dev accuracy of a candidate, cell × configuration; the last of each row is the column that was chosen. `mean` is
+    """Dev score of a candidate, cell × configuration; the last of each row is the column that was chosen. `mean` is
     the last row."""
 
     candidate: str
@@ -147,7 +151,7 @@ class DevScores:
 
 @dataclass(frozen=True)
 class Screened:
-    """A candidate's dev accuracy in each cell, as chosen, and on average; its mean gain over the baseline in points."""
+    """A candidate's dev score in each cell, as chosen, and on average; its mean gain over the baseline."""
 
     candidate: str
     preset: str
@@ -245,10 +249,15 @@ class ReportData:
     """Who was confirmed, in a line; empty where there was nothing to choose from."""
     gains: str
     """The dev gains in a line, for where there is no table of them."""
+    scale: Scale
+    columns: tuple[str, ...]
+    """The fidelity endpoints that are shown of every arm; empty where its accuracy is."""
     cells: tuple[Cell, ...]
     groups: tuple[tuple[str, tuple[Cell, ...]], ...]
     """The comparisons by candidate; one group without a name where there is one candidate."""
     arms: tuple[tuple[str, tuple[Arm, ...]], ...]
+    full: tuple[tuple[str, tuple[Arm, ...]], ...]
+    """The references' cells in the same form."""
     differences: graders.Differences
     regimes: tuple[regimes.Row, ...]
     measures: Measures
@@ -301,10 +310,11 @@ def gather(
     select = _payload(mine, "select", Select)
     read, fault = _read(records)
     order = [c.name for c in protocol.cells], _names(analysis, protocol)
+    scale = scale_of(analysis.endpoint)
     first = analysis.cells[0] if analysis.cells else None
     others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
     cells = tuple(
-        _cell(c, more, [analysis.procedure, *others], analysis, protocol)
+        _cell(c, more, [analysis.procedure, *others], analysis, protocol, scale)
         for c, more in zip(analysis.cells, beside(analysis), strict=True)
     )
 
@@ -321,22 +331,18 @@ def gather(
         counts=_counts(analysis, protocol),
         tests=tuple(fmt.words(name) for name in [analysis.procedure, *others]),
         corrections=("Bonferroni", "Holm", "max-T of sign flips"),
-        non_inferiority=_margin(protocol),
+        non_inferiority=_margin(protocol, scale),
         interval_level=fmt.level(first.interval.level) if first else "",
         adjusted_level=fmt.level(first.interval_adjusted.level) if first else "",
         ratio_level=fmt.level(first.matched.interval.level) if first else "",
         screened=_screened(analysis, protocol),
-        gains=_gains(analysis, protocol),
+        gains=_gains(analysis, protocol, scale),
+        scale=scale,
+        columns=columns(analysis.endpoint),
         cells=cells,
         groups=_groups(cells, protocol),
-        arms=tuple(
-            (
-                fmt.one_line(c.name),
-                tuple(_arm(name, arm, protocol) for name, arm in _in_order(analysis.arms[c.name], protocol)),
-            )
-            for c in protocol.cells
-            if c.name in analysis.arms
-        ),
+        arms=_arms(analysis, protocol, protocol.cells),
+        full=_arms(analysis, protocol, protocol.reference_cells),
         differences=differences,
         regimes=regimes.collect(read, select, *order) if select and not fault else (),
         measures=Measures(fault=fmt.one_line(fault)) if fault else collect(read, *order),
@@ -381,9 +387,9 @@ def _test(a: AnalysisDocument, protocol: Protocol) -> str:
     )
 
 
-def _margin(protocol: Protocol) -> str:
+def _margin(protocol: Protocol, scale: Scale) -> str:
     rule = protocol.test.non_inferiority
-    return f"{fmt.points(rule.margin).lstrip('+')} points at a one-sided {fmt.alpha(rule.alpha)}" if rule else ""
+    return f"{scale.spread(rule.margin)} {scale.unit} at a one-sided {fmt.alpha(rule.alpha)}" if rule else ""
 
 
 def _unit(protocol: Protocol) -> str:
@@ -409,11 +415,11 @@ def _screened(a: AnalysisDocument, protocol: Protocol) -> str:
     return f"{sum(s.survived for s in a.screening)} of {len(a.screening)} candidates confirmed"
 
 
-def _gains(a: AnalysisDocument, protocol: Protocol) -> str:
+def _gains(a: AnalysisDocument, protocol: Protocol, scale: Scale) -> str:
     if not _screened(a, protocol):
         return ""
-    return "dev gain in points: " + ", ".join(
-        f"{fmt.one_line(s.candidate)} {fmt.points(s.gain) if s.gain else fmt.DASH}{'' if s.survived else ' (out)'}"
+    return f"dev gain in {scale.unit}: " + ", ".join(
+        f"{fmt.one_line(s.candidate)} {scale.difference(s.gain)}{'' if s.survived else ' (out)'}"
         for s in a.screening
     )
 
@@ -437,7 +443,9 @@ def _relation(condition: str) -> str:
     return {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}.get(sign, sign) + "\N{NO-BREAK SPACE}" + number
 
 
-def _cell(c: CellResult, more: Beside, order: list[str], analysis: AnalysisDocument, protocol: Protocol) -> Cell:
+def _cell(
+    c: CellResult, more: Beside, order: list[str], analysis: AnalysisDocument, protocol: Protocol, scale: Scale
+) -> Cell:
     m, held = c.matched, c.non_inferior
     # Before correction, this is where the line runs.
     share = analysis.family if analysis.correction != "none" else 1
@@ -450,10 +458,10 @@ def _cell(c: CellResult, more: Beside, order: list[str], analysis: AnalysisDocum
         outcome=c.outcome,
         n=c.n,
         samples=c.samples,
-        effect=fmt.points(c.difference),
-        error=fmt.spread(c.standard_error),
-        interval=fmt.bracket(fmt.points(c.interval.low), fmt.points(c.interval.high)),
-        interval_adjusted=fmt.bracket(fmt.points(c.interval_adjusted.low), fmt.points(c.interval_adjusted.high)),
+        effect=scale.difference(c.difference),
+        error=scale.spread(c.standard_error),
+        interval=_interval(c.interval, scale),
+        interval_adjusted=_interval(c.interval_adjusted, scale),
         wins=c.wins,
         losses=c.losses,
         ties=c.ties,
@@ -469,19 +477,41 @@ def _cell(c: CellResult, more: Beside, order: list[str], analysis: AnalysisDocum
         ratio=fmt.ratio(m.ratio),
         ratio_interval=fmt.bracket(fmt.ratio(m.interval.low), fmt.ratio(m.interval.high)),
         reasons=tuple(fmt.one_line(r) for r in m.reasons),
-        flips=tuple(
-            Flip(
-                fmt.one_line(f.problem),
-                f"{f.baseline}/{c.samples}",
-                f"{f.candidate}/{c.samples}",
-                "candidate" if f.candidate > f.baseline else "baseline",
-            )
-            for f in c.flips
-        ),
+        flips=tuple(_flips(c, scale)),
     )
 
 
-def _arm(name: str, a: ArmResult, protocol: Protocol) -> Arm:
+def _interval(given: Interval, scale: Scale) -> str:
+    return fmt.bracket(scale.difference(given.low), scale.difference(given.high))
+
+
+def _flips(c: CellResult, scale: Scale) -> Iterator[Flip]:
+    for f in c.flips:
+        better = "candidate" if f.candidate > f.baseline else "baseline"
+        yield Flip(fmt.one_line(f.problem), f"{f.baseline}/{c.samples}", f"{f.candidate}/{c.samples}", better)
+    for v in c.values:
+        if improvement := fmt.value(v.improvement):
+            better = "candidate" if improvement > 0 else "baseline"
+            yield Flip(fmt.one_line(v.problem), scale.value(v.baseline), scale.value(v.candidate), better)
+
+
+def _arms(
+    analysis: AnalysisDocument, protocol: Protocol, cells: Iterable[ProtocolCell]
+) -> tuple[tuple[str, tuple[Arm, ...]], ...]:
+    return tuple(
+        (
+            fmt.one_line(c.name),
+            tuple(
+                _arm(name, arm, protocol, columns(analysis.endpoint))
+                for name, arm in _in_order(analysis.arms[c.name], protocol)
+            ),
+        )
+        for c in cells
+        if c.name in analysis.arms
+    )
+
+
+def _arm(name: str, a: ArmResult, protocol: Protocol, shown: Sequence[str]) -> Arm:
     candidates = {c.name for c in protocol.candidates}
     return Arm(
         name=fmt.one_line(name),
@@ -492,6 +522,7 @@ def _arm(name: str, a: ArmResult, protocol: Protocol) -> Arm:
         budget=f"{a.budget:,}",
         accuracy=fmt.percent(a.accuracy),
         correct=f"{a.correct:,}/{a.trials:,}",
+        fidelity=tuple(scale_of(e).value(a.fidelity.get(e, "")) for e in shown),
         mean_cache=fmt.entries(a.mean_cache),
         pooled_cache=fmt.entries(a.pooled_cache),
         peak_cache=fmt.entries(a.peak_cache),
@@ -519,10 +550,11 @@ def _names(analysis: AnalysisDocument, protocol: Protocol) -> list[str]:
 
 def _plan(select: Select, protocol: Protocol) -> Plan:
     nominal = {c.name: c.budget for c in protocol.cells}
+    scale = scale_of(protocol.test.endpoint)
     return Plan(
         rule=fmt.one_line(select.rule),
-        scores=tuple(filter(None, (_scores(select, c.name, list(nominal)) for c in protocol.candidates))),
-        screening=_screening(select, protocol),
+        scores=tuple(filter(None, (_scores(select, c.name, list(nominal), scale) for c in protocol.candidates))),
+        screening=_screening(select, protocol, scale),
         matches=tuple(
             _match(cell, name, choice, nominal[cell])
             for cell in nominal
@@ -549,7 +581,7 @@ def _match(cell: str, name: str, choice: ArmChoice, nominal: int) -> Match:
     )
 
 
-def _scores(select: Select, candidate: str, order: list[str]) -> DevScores | None:
+def _scores(select: Select, candidate: str, order: list[str], scale: Scale) -> DevScores | None:
     """The table by which the rule chose a configuration; None when there was nothing to choose from."""
     scores = {c: select.scores[c][candidate] for c in order if candidate in select.scores.get(c, {})}
     configs = sorted({config for row in scores.values() for config in row}, key=_config_order)
@@ -562,16 +594,16 @@ def _scores(select: Select, candidate: str, order: list[str]) -> DevScores | Non
         rows=tuple(
             (
                 fmt.one_line(c),
-                tuple(fmt.percent(row[k]) if k in row else fmt.DASH for k in configs),
+                tuple(scale.score(row[k]) if k in row else fmt.DASH for k in configs),
                 configs.index(chosen[c]) if chosen[c] in configs else -1,
             )
             for c, row in scores.items()
         ),
-        mean=tuple(_mean(row[k] for row in scores.values() if k in row) for k in configs),
+        mean=tuple(_mean((row[k] for row in scores.values() if k in row), scale) for k in configs),
     )
 
 
-def _screening(select: Select, protocol: Protocol) -> Screening | None:
+def _screening(select: Select, protocol: Protocol, scale: Scale) -> Screening | None:
     """The table by which the rule chose who is confirmed; None where there was nothing to choose from."""
     if len(protocol.candidates) == 1 and protocol.screening is None:
         return None
@@ -583,34 +615,34 @@ def _screening(select: Select, protocol: Protocol) -> Screening | None:
         return Screened(
             candidate=fmt.one_line(name),
             preset=fmt.one_line(arm.preset),
-            scores=tuple(fmt.percent(s) for s in scores),
-            mean=_mean(filter(None, scores)),
-            gain=fmt.points(select.gains[name]) if name in select.gains else fmt.DASH,
+            scores=tuple(scale.score(s) if s else fmt.DASH for s in scores),
+            mean=_mean(filter(None, scores), scale),
+            gain=scale.difference(select.gains.get(name, "")),
             survived=survived,
         )
 
     return Screening(
-        rule=_screening_rule(protocol),
+        rule=_screening_rule(protocol, scale),
         cells=tuple(fmt.one_line(c) for c in cells),
         baseline=row("baseline", protocol.baseline, True),
         rows=tuple(row(c.name, c, c.name in select.survivors) for c in protocol.candidates),
     )
 
 
-def _screening_rule(protocol: Protocol) -> str:
+def _screening_rule(protocol: Protocol, scale: Scale) -> str:
     given, several = protocol.screening, len(protocol.candidates)
     if given is None:
         return f"no screening was registered: all {several} candidates are confirmed"
     how_many = "the best one" if given.survivors == 1 else f"the best {given.survivors}"
     return (
         f"{how_many} of {several} by mean dev gain over the baseline, of those that gain at least "
-        f"{fmt.points(given.min_gain)} points; ties go to the one listed first"
+        f"{scale.difference(given.min_gain)} {scale.unit}; ties go to the one listed first"
     )
 
 
-def _mean(given: Iterable[str]) -> str:
+def _mean(given: Iterable[str], scale: Scale) -> str:
     values = [fmt.value(v) for v in given]
-    return fmt.percent(str(sum(values, Fraction(0)) / len(values))) if values else fmt.DASH
+    return scale.score(str(sum(values, Fraction(0)) / len(values))) if values else fmt.DASH
 
 
 def _config_order(config: str) -> list[tuple]:

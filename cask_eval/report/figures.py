@@ -10,6 +10,7 @@ from cask_eval.decide.model import CellResult
 from cask_eval.report import format as fmt
 from cask_eval.report import style
 from cask_eval.report.data import Arm, Cell
+from cask_eval.report.scale import Scale
 
 _LINE = 0.16  # inches that a line of a label takes
 
@@ -24,7 +25,7 @@ class _Rows:
     height: float
 
 
-def forest(groups: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+def forest(groups: Sequence[tuple[str, Sequence[Cell]]], scale: Scale) -> str:
     """Each comparison's effect with its interval at the plain level (thick) and at the adjusted level (thin)."""
     import matplotlib
 
@@ -35,13 +36,13 @@ def forest(groups: Sequence[tuple[str, Sequence[Cell]]]) -> str:
         ax = fig.subplots()
         ax.axvline(0, color=style.MUTED, linewidth=1, zorder=1)
         for y, cell in zip(rows.at, cells, strict=True):
-            _effect(ax, y, cell.result)
+            _effect(ax, y, cell.result, scale.factor)
         _label(fig, ax, rows)
-        ax.set_xlabel("candidate minus baseline, percentage points")
+        ax.set_xlabel(scale.axis)
         ax.grid(axis="x", zorder=0)
         ax.margins(x=0.04)
-        _right(ax, rows, [f"{c.effect} pp, {c.outcome_word}" for c in cells])
-        described = "; ".join(f"{c.name} {c.effect} points {c.interval}, {c.outcome}" for c in cells)
+        _right(ax, rows, [f"{c.effect} {scale.short}, {c.outcome_word}" for c in cells])
+        described = "; ".join(f"{c.name} {c.effect} {scale.unit} {c.interval}, {c.outcome}" for c in cells)
         return style.svg(fig, "forest", f"Forest plot of the effect of each comparison. {described}.")
 
 
@@ -90,11 +91,13 @@ def caches(arms: Sequence[tuple[str, Sequence[Arm]]]) -> str:
         return style.svg(fig, "caches", f"Realised mean cache of each arm per cell. {described}.")
 
 
-def _effect(ax, y: float, cell: CellResult) -> None:
+def _effect(ax, y: float, cell: CellResult, factor: int) -> None:
     colour = style.OUTCOME[cell.outcome]
     void = cell.outcome == "void"
     for interval, width in ((cell.interval_adjusted, 1.0), (cell.interval, 3.2)):
-        low, high = (100 * float(fmt.value(v)) for v in (interval.low, interval.high))
+        if not interval.low:  # nothing could be compared
+            continue
+        low, high = (factor * float(fmt.value(v)) for v in (interval.low, interval.high))
         # butt caps: a rounded end would make the interval look longer than it is
         ax.plot(
             [low, high],
@@ -106,7 +109,7 @@ def _effect(ax, y: float, cell: CellResult) -> None:
             zorder=2,
         )
     ax.plot(
-        100 * float(fmt.value(cell.difference)),
+        factor * float(fmt.value(cell.difference)),
         y,
         marker="s",
         markersize=6.5,

@@ -33,8 +33,13 @@ def fixed(x: Fraction, digits: int) -> str:
 
 def points(text: str, digits: int = 1) -> str:
     """A difference of shares in percentage points, signed: "0.08" → "+8.0"."""
-    x = value(text) * 100
-    if abs(x) < _FLOAT_NOISE:
+    return signed(text, 100, digits)
+
+
+def signed(text: str, factor: int, digits: int) -> str:
+    """A difference, multiplied by `factor`, with its sign: "0.08" → "+0.0800"."""
+    x = value(text) * factor
+    if abs(x) < _FLOAT_NOISE * factor / 100:
         return fixed(Fraction(0), digits)
     while _rounds_to(x, Fraction(0), digits):
         digits += 1

@@ -28,7 +28,7 @@ def render(data: ReportData) -> str:
     environment.filters["short"] = fmt.short
     drawn = {}
     if data.cells:
-        drawn["forest"] = Markup(figures.forest(data.groups))
+        drawn["forest"] = Markup(figures.forest(data.groups, data.scale))
     if data.arms:
         drawn["caches"] = Markup(figures.caches(data.arms))
     css = Markup(environment.loader.get_source(environment, "report.css")[0])

@@ -34,6 +34,11 @@ def limits(analysis: AnalysisDocument, protocol: Protocol, level: str, verified:
             "Decoding was greedy, so no output depends on a seed drawn from the registration: outputs made before "
             "registration would look the same."
         )
+    if analysis.endpoint != "accuracy":
+        yield (
+            "Trials were given the full cache's own output: what a compressed cache would have gone on to write by "
+            "itself, and whether the answers are right, was not tested."
+        )
     yield (
         "Other studies on the same problems may exist and not be shown; those in the same ledger can be found, "
         "others cannot."

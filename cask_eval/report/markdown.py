@@ -11,6 +11,7 @@ from cask_eval.report.graders import NOTE as DIFFERENCES
 from cask_eval.report.measures import NOTE, Measures
 from cask_eval.report.regimes import NAMES
 from cask_eval.report.regimes import NOTE as REGIMES
+from cask_eval.report.scale import Scale
 
 
 def render(data: ReportData) -> str:
@@ -31,7 +32,7 @@ def _lines(d: ReportData) -> Iterator[str]:
     yield from (f"{escape(d.counts)}. Registered test: {escape(d.test)}.", "")
 
     if d.plan and d.plan.screening:
-        yield from _screening(d.plan.screening)
+        yield from _screening(d.plan.screening, d.scale)
     yield from ("## Results", "")
     if d.cells:
         yield from _results(d)
@@ -43,8 +44,8 @@ def _lines(d: ReportData) -> Iterator[str]:
         "",
         "Caches in entries per layer and head. Wiped is the share of the 64-token stretches of the history of which an "
         "event left no entry in a layer and head, longest gap the most tokens in a row of which it left none. Active "
-        "is the share of trials that were compressed, by an event or by being stored in fewer bytes. Failed and "
-        "missing trials count as wrong.",
+        "is the share of trials that were compressed, by an event or by being stored in fewer bytes. "
+        + _lost(d),
         "",
     )
     yield from table(
@@ -54,8 +55,7 @@ def _lines(d: ReportData) -> Iterator[str]:
             "Preset",
             "Parameters",
             "b′",
-            "Accuracy",
-            "Correct",
+            *(d.columns or ("Accuracy", "Correct")),
             "Mean cache",
             "Pooled",
             "Peak",
@@ -76,8 +76,7 @@ def _lines(d: ReportData) -> Iterator[str]:
                 a.preset,
                 a.params,
                 a.budget,
-                a.accuracy,
-                a.correct,
+                *(a.fidelity or (a.accuracy, a.correct)),
                 a.mean_cache,
                 a.pooled_cache,
                 a.peak_cache,
@@ -91,7 +90,7 @@ def _lines(d: ReportData) -> Iterator[str]:
                 str(a.missing),
                 *([d.differences.count(cell, a.name)] if d.differences.of else []),
             ]
-            for cell, arms in d.arms
+            for cell, arms in (*d.arms, *d.full)
             for a in arms
         ),
         left=4,
@@ -107,11 +106,11 @@ def _lines(d: ReportData) -> Iterator[str]:
         )
     yield from _measures(d.measures)
     if d.cells:
-        yield from _flips(d.cells)
+        yield from _flips(d.cells, d.scale)
     yield from ("## What was registered", "")
     yield from table(["Branch", "When", "Decision"], d.branches, left=3)
     if d.plan:
-        yield from _plan(d.plan)
+        yield from _plan(d.plan, d.scale)
 
     yield from _list("Deviations and notes", d.deviations or ("None recorded.",))
     if d.checks:
@@ -159,7 +158,7 @@ def _measures(m: Measures) -> Iterator[str]:
 
 
 def _results(d: ReportData) -> Iterator[str]:
-    yield from ("Candidate minus baseline, in percentage points of accuracy.", "")
+    yield from (f"{escape(d.scale.direction)}.", "")
     yield from table(
         [
             d.unit.capitalize(),
@@ -200,14 +199,18 @@ def _results(d: ReportData) -> Iterator[str]:
     if any(c.reasons for c in d.cells):
         yield ""
 
+    counted = (
+        f"; the Tango interval is at {d.interval_level}; detects is the smallest true difference that exact McNemar "
+        "would find with 80 % power, were as many problems to differ as did here, at the level that Bonferroni leaves."
+    )
+    judge = "Tango's test" if d.scale.counted else "the bootstrap"
     yield from (
         "## Every test",
         "",
         "Only the registered test decides. Harm is the one-sided p for the candidate being worse. Bonferroni and Holm "
-        "are those of the registered test over the registered family; the Tango interval is at "
-        f"{d.interval_level}; detects is the smallest true difference that exact McNemar would find with 80 % power, "
-        "were as many problems to differ as did here, at the level that Bonferroni leaves."
-        + (f" Non-inferior: a loss of {d.non_inferiority} is rejected by Tango's test." if d.non_inferiority else ""),
+        "are those of the registered test over the registered family"
+        + (counted if d.scale.counted else ".")
+        + (f" Non-inferior: a loss of {d.non_inferiority} is rejected by {judge}." if d.non_inferiority else ""),
         "",
     )
     yield from table(
@@ -217,8 +220,7 @@ def _results(d: ReportData) -> Iterator[str]:
             "adjusted",
             "harm",
             *d.corrections,
-            "Tango",
-            "detects",
+            *(["Tango", "detects"] if d.scale.counted else []),
             *(["non-inferior"] if d.non_inferiority else []),
         ],
         (
@@ -228,8 +230,7 @@ def _results(d: ReportData) -> Iterator[str]:
                 c.p_adjusted,
                 c.p_veto,
                 *c.corrections,
-                c.tango,
-                c.detects,
+                *([c.tango, c.detects] if d.scale.counted else []),
                 *([c.non_inferior] if d.non_inferiority else []),
             ]
             for c in d.cells
@@ -238,7 +239,23 @@ def _results(d: ReportData) -> Iterator[str]:
     )
 
 
-def _flips(cells: Sequence[Cell]) -> Iterator[str]:
+def _lost(d: ReportData) -> str:
+    """What failed and missing trials count as."""
+    if d.scale.counted:
+        return "Failed and missing trials count as wrong."
+    return (
+        "All arms replay what the reference put out. Failed and missing trials count as the worst of their comparison, "
+        "unless their reference failed; values are means over the problems that have one."
+    )
+
+
+def _flips(cells: Sequence[Cell], scale: Scale) -> Iterator[str]:
+    if not scale.counted:
+        # Nearly all differ; report.html lists them.
+        yield from ("## Problem by problem", "")
+        yield from (f"- {escape(c.name)}: {c.wins} to the candidate, {c.losses} to the baseline" for c in cells)
+        yield ""
+        return
     yield from ("## Which problems flipped", "")
     for c in cells:
         yield (
@@ -248,16 +265,17 @@ def _flips(cells: Sequence[Cell]) -> Iterator[str]:
     yield ""
 
 
-def _screening(s: Screening) -> Iterator[str]:
-    yield from ("## Screening", "", f"Accuracy on the dev split; {escape(s.rule)}.", "")
+def _screening(s: Screening, scale: Scale) -> Iterator[str]:
+    yield from ("## Screening", "", f"{escape(scale.scored)} on the dev split; {escape(s.rule)}.", "")
     first = ["baseline", s.baseline.preset, *s.baseline.scores, s.baseline.mean, "", ""]
     rows = ([r.candidate, r.preset, *r.scores, r.mean, r.gain, r.word] for r in s.rows)
-    yield from table(["Candidate", "Preset", *s.cells, "Mean", "Gain, points", "Outcome"], [first, *rows], left=2)
+    head = ["Candidate", "Preset", *s.cells, "Mean", f"Gain, {scale.unit}", "Outcome"]
+    yield from table(head, [first, *rows], left=2)
 
 
-def _plan(plan: Plan) -> Iterator[str]:
+def _plan(plan: Plan, scale: Scale) -> Iterator[str]:
     yield from (
-        f"Rule: {escape(plan.rule)}. Accuracy on the dev split, ✓ for the choice:"
+        f"Rule: {escape(plan.rule)}. {escape(scale.scored)} on the dev split, ✓ for the choice:"
         if plan.scores
         else f"Rule: {escape(plan.rule)}. There was one configuration, so nothing was tuned.",
         "",

@@ -29,7 +29,7 @@ def render(data: ReportData) -> Text:
         (
             c.name,
             c.outcome_word,
-            f"{c.effect} pp",
+            f"{c.effect} {data.scale.short}",
             c.interval,
             c.wlt,
             fmt.relation(c.p_registered),

@@ -366,7 +366,7 @@ class TestSeveralCandidates:
         assert data.gains not in Page(html.render(data)).text
 
     def test_the_forest_plot_has_the_candidates_as_headings(self, data):
-        drawn = figures.forest(data.groups)
+        drawn = figures.forest(data.groups, data.scale)
         rows = [r for r in re.findall(r">([^<>\n]+)</text>", drawn) if r in (ONE, THREE) or r.startswith(SMALL)]
         cells = [f"{SMALL}/b64", f"{SMALL}/b128"]
         assert sorted(rows) == sorted([ONE, THREE, *cells, *cells])
@@ -378,7 +378,7 @@ class TestSeveralCandidates:
         for _, cells in drawn.groups:
             for cell in cells:
                 assert (cell.result.candidate, cell.result.cell) == (cell.candidate, cell.cell)
-        label = re.search('aria-label="([^"]*)"', figures.forest(drawn.groups)).group(1)
+        label = re.search('aria-label="([^"]*)"', figures.forest(drawn.groups, drawn.scale)).group(1)
         assert f"{THREE} {SMALL}/b64 +14.0 points" in label and f"{ONE} {LONG}/b64 −8.8 points" in label
 
     def test_the_cache_plot_has_a_row_for_every_arm_of_every_cell(self, data):
