@@ -30,6 +30,9 @@ from cask_eval.schedule import Schedule
 _LOGITS = 1 << 27
 _MASK = 1 << 26
 
+# Tokens of a row in one forward: of a longer chunk, more of the attention is computed only to be masked.
+_CHUNK = 256
+
 # Logits that are compared at once, in elements: several temporaries of this size in fp32.
 _COMPARED = 1 << 24
 
@@ -73,7 +76,7 @@ def replay(
     """Feed every request's continuation; results come in the order they finish.
 
     schedule: as in `decode.generate`. full: key → logits [T, V] of the full cache (`dense`), for KL. chunk: the most
-    tokens of a sequence in one forward (default: as many as memory is set aside for); 1 is token by token. The logits
+    tokens of a sequence in one forward (default 256, or fewer where memory asks for it); 1 is token by token. The logits
     of given token t are those before it is fed, the first from the prompt; the last token is not fed.
 
     Raises as `generate`, and MethodError when a continuation is empty or `full` lacks a request or has another length.
@@ -146,7 +149,7 @@ class _Run(Flight):
     def __init__(self, model, policy: Policy, schedule: Schedule, pending: deque, slots, full, chunk, probe):
         super().__init__(model, policy, schedule, pending, lambda r: len(r.continuation), slots, probe)
         self.full, self.vocabulary = full, model.config.get_text_config().vocab_size
-        self.chunk = chunk or READ_TOKENS
+        self.chunk = chunk or _CHUNK
         longest = max(len(r.continuation) for r in pending)
         self.nll, self.kl = self.state(longest, dtype=torch.float32), self.state(longest, dtype=torch.float32)
         self.rank, self.sound = self.state(longest), self.state(longest, dtype=torch.bool)
