@@ -76,8 +76,8 @@ def replay(
     """Feed every request's continuation; results come in the order they finish.
 
     schedule: as in `decode.generate`. full: key → logits [T, V] of the full cache (`dense`), for KL. chunk: the most
-    tokens of a sequence in one forward (default 256, or fewer where memory asks for it); 1 is token by token. The logits
-    of given token t are those before it is fed, the first from the prompt; the last token is not fed.
+    tokens of a sequence in one forward (default 256, or fewer where memory asks for it); 1 is token by token. The
+    logits of given token t are those before it is fed, the first from the prompt; the last token is not fed.
 
     Raises as `generate`, and MethodError when a continuation is empty or `full` lacks a request or has another length.
     """
