@@ -218,7 +218,7 @@ class DevRun(Strict):
 
 
 class Select(Strict):
-    """The registered rules' outcome. `scores` maps cell → arm → configuration → exact dev accuracy "p/q", the baseline
+    """The registered rules' outcome. `scores` maps cell → arm → configuration → exact dev score "p/q", the baseline
     included; `chosen` maps cell → candidate → configuration; `gains` maps candidate → exact mean gain over the
     baseline "p/q". `survivors` are the candidates that are confirmed, in the protocol's order; `arms` maps cell → arm →
     choice for them, the baseline and the controls."""

@@ -81,17 +81,23 @@ class TokenFile:
                 raise RecordError(f"{self.path.name}: tensor {name!r:.100} belongs to no trial") from None
         return found
 
+    def shape(self, trial: Trial) -> list[int] | None:
+        """[K, T] of one trial, before anything of it is read; None where there are no numbers."""
+        entry = self._index.get(_name(trial, "nll"))
+        return entry and entry["shape"]
+
     def read(self, trial: Trial, compressed_from: list[int] | None = None) -> Tokens | None:
         """The numbers of one trial, None where there are none. compressed_from: by chain, the index of the first token
         that was predicted from a compressed cache; none was where it is left out. Raises RecordError when they are not
         such numbers."""
-        if _name(trial, "nll") not in self._index:
+        shape = self.shape(trial)
+        if shape is None:
             return None
         arrays = {}
         with open(self.path, "rb") as f:
             for field, (kind, dtype) in FIELDS.items():
                 entry = self._index.get(_name(trial, field))
-                if entry is None or entry["dtype"] != kind or len(entry["shape"]) != 2:
+                if entry is None or entry["dtype"] != kind or len(shape) != 2 or entry["shape"] != shape:
                     raise RecordError(f"{self.path.name}: {field} of {trial} is not {kind} [K, T]")
                 begin, end = entry["data_offsets"]
                 f.seek(self._start + begin)

@@ -17,7 +17,7 @@ from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.replay import Given, Replayed, dense, replay
 from cask_eval.engine.sampling import Sampling
-from cask_eval.errors import ModelError
+from cask_eval.errors import ModelError, StateError
 from cask_eval.fidelity import Tokens, summarise
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.keys import chain_seed, trial_seed
@@ -137,6 +137,11 @@ class Bench:
                 batch, wanted[result.key], digests, lengths, tokenizer, policy, schedule, result, reference
             )
 
+        if lost := [k for k in wanted if replays and k[-2:] not in replays.references]:
+            raise StateError(
+                f"{len(lost)} trials replay references that are not among the records, the first being "
+                f"{lost[0][-2]}/{lost[0][-1]} of {model.name}; restore the records"
+            )
         if replays is None:
             for result in self._trials(decoder, requests, policy, schedule, sampling):
                 record = made(result)

@@ -101,12 +101,16 @@ def _trial(r: Record, file: TokenFile, choice: ArmChoice) -> Iterator[str]:
     assert r.fidelity
     schedule, footprint = schedule_of(choice), footprint_of(choice)
     first = [compressed_from(part, footprint, r.prompt_tokens, r.output_ids) for part in schedule.split()]
-    tokens = file.read((r.config, r.problem, r.sample), first)
-    if tokens is None:
+    trial = r.config, r.problem, r.sample
+    if (shape := file.shape(trial)) is None:
         yield "it has no numbers per token"
-    elif tokens.nll.shape[1] != len(r.output_ids):
-        yield f"it has numbers of {tokens.nll.shape[1]} tokens, but {len(r.output_ids)} were replayed"
-    elif (digest := digest_of(tokens)) != r.fidelity.arrays:
+        return
+    if shape != [len(first), len(r.output_ids)]:
+        yield f"its numbers per token are {shape}, but {len(r.output_ids)} tokens were replayed in {len(first)} chains"
+        return
+    tokens = file.read(trial, first)
+    assert tokens
+    if (digest := digest_of(tokens)) != r.fidelity.arrays:
         yield "its numbers per token are not those that the record commits to"
     elif (found := FidelityRecord.of(summarise(tokens), digest)) != r.fidelity:
         yield f"its fidelity is not what its numbers per token give: {_difference(r.fidelity, found)}"

@@ -4,19 +4,24 @@ verdict, after a crash, and executed again."""
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from study_files import digits, replace
 
+from cask_eval.errors import StateError
 from cask_eval.fidelity import summarise
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
-from cask_eval.records.model import FidelityRecord
+from cask_eval.records.model import Failure, FidelityRecord
 from cask_eval.records.store import RecordStore
 from cask_eval.records.tokens import TokenFile, digest_of
 from cask_eval.runner import trials
+from cask_eval.runner.reexecute import reexecute
+from cask_eval.runner.study import open_study
 from cask_eval.runner.trials import Bench
+from cask_eval.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +120,16 @@ def test_numbers_per_token_are_plain_safetensors(done):
                                   getattr(mine, field))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trials_come_out_the_same_when_they_are_run_again(done, cask):
     result = cask("-C", done, "verify", "--require", "L3", "--reexecute", "100", "--device", "cpu")
     assert result.return_value == 0, result.output
     assert "50 of 50 trials" in result.output
 
 
+@pytest.mark.slow
 def test_an_invented_fidelity_is_found_by_running_again(done, copy, cask):
     """Arrays and record forged together: nothing but another run tells."""
-    from cask_eval.runner.reexecute import reexecute
-    from cask_eval.workspace import Workspace
-
     space = Workspace(copy(done))
     state = StudyState.of(Ledger(space.ledger).events(), "small")
     stored = records(space.root, "heldout")
@@ -136,6 +140,7 @@ def test_an_invented_fidelity_is_found_by_running_again(done, copy, cask):
     assert again.differ == (f"{forged.cell}/candidate/{forged.problem}/0 came out otherwise",)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped(done, copy, cask, monkeypatch):
     """A kill between numbers and records, and one in the middle of an arm, leave the same study."""
     root = copy(done)
@@ -171,6 +176,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(done, copy, cask, monkeypat
         assert r.fidelity is None or r.fidelity.near(whole.fidelity)
 
 
+def test_replays_need_their_references(done):
+    study = open_study(Workspace(done), done / "prereg" / "small.yaml")
+    state = StudyState.of(Ledger(Workspace(done).ledger).events(), "small")
+    bench = Bench(study, state.register[0].hash, state.seed_root(), "cpu")
+    (cell,) = study.protocol.cells
+    batch = trials.Batch("heldout", cell, "baseline", "", state.select[1].arms[cell.name]["baseline"])
+    with pytest.raises(StateError, match="10 trials replay references that are not among the records"):
+        bench.run(batch, set(), print, print, trials.Replays({}, print))
+
+
 class Reference:
     """Just what a replay looks at."""
 
@@ -185,10 +200,6 @@ def test_blocks_leave_room_for_the_full_caches_logits():
 
 
 def test_a_replay_fails_as_its_reference_did(monkeypatch):
-    from types import SimpleNamespace
-
-    from cask_eval.records.model import Failure
-
     bench = Bench.__new__(Bench)
     bench.slots = 4
     decoder = SimpleNamespace(

@@ -27,7 +27,7 @@ from cask_eval.bundle.read import examine
 from cask_eval.bundle.write import export
 from cask_eval.canonical import digest
 from cask_eval.decide.analysis import analyse
-from cask_eval.fidelity import summarise
+from cask_eval.fidelity import Tokens, summarise
 from cask_eval.ledger.amend import changes
 from cask_eval.ledger.events import Amend, Register, Select
 from cask_eval.protocol.keys import keys_root
@@ -107,6 +107,18 @@ def arrays_replaced_and_committed_to(forger):
     better = replace(found, nll=found.nll / 2)
     file.add({trial: better})
     r["fidelity"]["arrays"] = digest_of(better)
+
+
+@attack("V13")
+def the_worst_token_left_out(forger):
+    """Numbers and digest of all tokens but one; the record goes on saying that it is of all."""
+    r = replay(forger)
+    file, trial, found = tokens(forger, r)
+    left = np.arange(found.nll.shape[1]) != found.nll[0].argmax()
+    fewer = Tokens(found.nll[:, left], found.rank[:, left], found.kl[:, left], found.compressed[:, left])
+    file.add({trial: fewer})
+    made = FidelityRecord.of(summarise(fewer), digest_of(fewer)).model_dump()
+    r["fidelity"] = made | {"whole": made["whole"] | {"tokens": r["fidelity"]["whole"]["tokens"]}}
 
 
 @attack("V13")
