@@ -18,7 +18,8 @@ def tokens(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     nll, kl = (np.round(rng.exponential(5, shape), draw(st.integers(0, 9))).astype(np.float32) for _ in range(2))
     rank = rng.integers(1, draw(st.integers(2, 9)), shape).astype(np.int32)
-    return Tokens(nll, rank, kl if draw(st.booleans()) else None, rng.random(shape) < draw(st.sampled_from([0, 0.5, 1])))
+    compressed = rng.random(shape) < draw(st.sampled_from([0, 0.5, 1]))
+    return Tokens(nll, rank, kl if draw(st.booleans()) else None, compressed)
 
 
 @given(tokens())
