@@ -55,7 +55,7 @@ class Rows:
     question: Callable[[data.Row, int, Mapping[str, Any]], dict[str, str]]
     origin: str = ""
     integers: bool = False
-    free: tuple[str, ...] = ("part", "dev", "seed", "rule", "file", "sha256", "hub", "revision", "hub_file")
+    free: tuple[str, ...] = (*part.FIELDS, "rule", "file", "sha256", "hub", "revision", "hub_file")
 
     GRADER = grading.VERSION
 

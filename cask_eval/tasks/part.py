@@ -13,7 +13,7 @@ from cask_eval.tasks import Problem
 
 PARTS = ("all", "dev", "heldout")
 #: The parameters that `cut` reads.
-FIELDS = ("part", "dev", "seed")
+FIELDS = ("part", "dev", "seed", "skip", "take")
 
 RULE = (
     "Of each stratum with n of the N problems, the integer part of n·D/N goes to dev, and the seats that are left go "
@@ -21,11 +21,35 @@ RULE = (
     'points). Within a stratum those problems go to dev whose SHA-256 of "SEED/ID" (UTF-8) is smallest. File order is '
     "kept. D = {dev}, SEED = {seed}; this is the {part} part."
 )
+TAKEN = (
+    ' Of it, in the order of the SHA-256 of "SEED/take/ID", only {take} problems after the first {skip}; file order is kept.'
+)
 
 
 def cut(problems: Sequence[Problem], params: Mapping[str, Any]) -> list[Problem]:
     """The part of `problems` that ``part`` names (``all`` where it is missing); ``dev`` is the size of the dev part,
-    ``seed`` decides which problems it gets. Raises ValueError."""
+    ``seed`` decides which problems it gets. Of a part ``take`` problems after the first ``skip`` may be asked for, so
+    that a small study can have its own. Raises ValueError."""
+    return _taken(_part(problems, params), params)
+
+
+def _taken(problems: list[Problem], params: Mapping[str, Any]) -> list[Problem]:
+    if "take" not in params:
+        if "skip" in params:
+            raise ValueError("skip needs take; say how many problems are wanted after them")
+        return problems
+    if params.get("part", "all") == "all":
+        raise ValueError("take needs a part, dev or heldout, whose seed it uses")
+    take, skip = whole(params, "take", 1), whole(params, "skip", 0) if "skip" in params else 0
+    if skip + take > len(problems):
+        raise ValueError(f"skip {skip} and take {take} ask for more than the {len(problems)} problems of the part")
+    seed = params["seed"]
+    order = sorted(problems, key=lambda p: hashlib.sha256(f"{seed}/take/{p.id}".encode()).digest())
+    chosen = {p.id for p in order[skip : skip + take]}
+    return [p for p in problems if p.id in chosen]
+
+
+def _part(problems: Sequence[Problem], params: Mapping[str, Any]) -> list[Problem]:
     part = params.get("part", "all")
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; use {', '.join(PARTS)}")
@@ -51,7 +75,8 @@ def rule(params: Mapping[str, Any]) -> str:
     """The rule in words, with its numbers."""
     if params.get("part", "all") == "all":
         return "All problems, in file order."
-    return RULE.format(dev=params["dev"], seed=params["seed"], part=params["part"])
+    stated = RULE.format(dev=params["dev"], seed=params["seed"], part=params["part"])
+    return stated + (TAKEN.format(take=params["take"], skip=params.get("skip", 0)) if "take" in params else "")
 
 
 def whole(params: Mapping[str, Any], field: str, low: int, high: int | None = None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cask_eval.tasks import part
 from cask_eval.tasks.data import Row
 from cask_eval.tasks.graded import Rows, text
 
@@ -108,7 +109,7 @@ class Aime(Rows):
 
 
 def _year(**fixed: int) -> Aime:
-    free = ("year", "part", "dev", "seed", "rule", "file", "sha256", "hub", "revision", "hub_file")
+    free = ("year", *part.FIELDS, "rule", "file", "sha256", "hub", "revision", "hub_file")
     return Aime({"rule": "boxed", "part": "all", **fixed}, _aime, integers=True, free=free)
 
 

@@ -56,3 +56,29 @@ def test_the_rule_in_words_has_its_numbers():
     said = rule({"part": "dev", "dev": 7, "seed": 3})
     assert "D = 7, SEED = 3; this is the dev part" in said and '"SEED/ID"' in said
     assert rule({}) == "All problems, in file order."
+
+
+@given(STRATA, st.data())
+def test_what_is_taken_of_a_part_is_cut_like_a_deck(strata, drawn):
+    made = problems(strata)
+    size = drawn.draw(st.integers(1, len(made) - 1))
+    params = {"part": "dev", "dev": size, "seed": 3}
+    skip = drawn.draw(st.integers(0, size - 1))
+    take = drawn.draw(st.integers(1, size - skip))
+    whole = cut(made, params)
+    some, first = cut(made, {**params, "skip": skip, "take": take}), cut(made, {**params, "take": take})
+    assert len(some) == len(first) == take and some == [p for p in whole if p in some]
+    if skip >= take:
+        assert not set(some) & set(first)
+    assert cut(made, {**params, "take": size}) == whole
+
+
+def test_taking_needs_a_part_and_enough_of_it():
+    made = problems("abababab")
+    part = {"part": "dev", "dev": 4, "seed": 1}
+    for params, what in (({"take": 2}, "needs a part"), ({**part, "skip": 1}, "skip needs take"),
+                         ({**part, "take": 5}, "more than the 4"), ({**part, "take": 2, "skip": 3}, "more than the 4"),
+                         ({**part, "take": 0}, "take is 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=what):
+            cut(made, params)
+    assert 'SHA-256 of "SEED/take/ID", only 2 problems after the first 1' in rule({**part, "take": 2, "skip": 1})
