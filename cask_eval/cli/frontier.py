@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cask_eval.cli.common import json_option, print_json
+from cask_eval.cli.common import json_option, locked_protocol, print_json, say, workspace
 from cask_eval.errors import CaskError
+from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.replay.frontier import Frontier
 
 
 class Above(click.ParamType):
@@ -27,61 +32,129 @@ class Above(click.ParamType):
 
 
 @click.command("frontier")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--study", metavar="NAME", help="Take the held-out replays of this study instead of a folder's.")
 @click.option("--metric", default="nll", show_default=True, help="top1, top5, nll or kl; with _after behind it, too.")
 @click.option("--epsilon", required=True, type=Above(), help="The mean loss against the ceiling that is tolerated.")
 @click.option("--alpha", default="0.05", show_default=True, type=Above(), help="Of intervals and tests.")
-@click.option("--position-of", metavar="ARM@BUDGET", help="Draw where along the output this one loses.")
+@click.option("--position-of", metavar="ARM@BUDGET", help="Draw where along the output this one loses (of a folder).")
 @json_option
-def command(folder: Path, metric: str, epsilon: str, alpha: str, position_of: str | None, as_json: bool) -> None:
-    """Say how small a budget is usable, and what crosses what, in a FOLDER of `cask-eval replay`.
+@click.pass_context
+def command(
+    ctx: click.Context,
+    folder: Path | None,
+    study: str | None,
+    metric: str,
+    epsilon: str,
+    alpha: str,
+    position_of: str | None,
+    as_json: bool,
+) -> None:
+    """Say how small a budget is usable, and what crosses what, in a FOLDER of `cask-eval replay` or in a study.
 
     The first call writes the question into the folder. Call it before the replays are made, and the page can say that
-    nobody knew them. Later calls with another metric or epsilon are refused. Writes frontier.html, frontier.csv and
-    crossings.csv.
+    nobody knew them. Later calls with another metric or epsilon are refused. Writes frontier.html and tables.
     """
-    from cask_eval.replay import figures, page
-    from cask_eval.replay.frontier import METRICS, ask, frontier
-    from cask_eval.replay.records import read_folder
+    from cask_eval.replay.frontier import METRICS
 
     if metric not in METRICS:
         raise CaskError(f"--metric {metric}: is none; use one of {', '.join(METRICS)}")
     if Decimal(alpha) >= Decimal("0.5"):
         raise CaskError(f"--alpha {alpha}: must be below 0.5")
-    question = ask(folder, metric, epsilon, alpha)
+    if (folder is None) == (study is None):
+        raise CaskError("FOLDER, --study: give one of them")
+    if study is not None and position_of:
+        raise CaskError("--position-of: is drawn of a folder of replays, not of a study; leave it out")
+    if study is not None:
+        found, paths = _of_study(workspace(ctx), study, metric, epsilon, alpha)
+    else:
+        assert folder is not None
+        found, paths = _of_folder(folder, metric, epsilon, alpha, position_of)
+    if as_json:
+        print_json({name: _json(f) for name, f in found.items()} if study else _json(found[""]) if found else None)
+        return
+    for name, f in found.items():
+        _show(name, f, alpha)
+    for path in paths:
+        click.echo(path)
+
+
+def _of_folder(folder: Path, metric: str, epsilon: str, alpha: str, position_of: str | None):
+    from cask_eval.replay import page
+    from cask_eval.replay.frontier import ask, frontier
+    from cask_eval.replay.records import read_folder
+    from cask_eval.replay.summary import trials_of
+
+    question = ask(folder, metric, epsilon, alpha, len(trials_of(folder)))
     known = read_folder(folder)
     if known is None:
-        click.echo(f"asked: {metric} may lose {epsilon}; now make the replays with `cask-eval replay … -o {folder}`")
-        return
+        say(f"asked: {metric} may lose {epsilon}; now make the replays with `cask-eval replay … -o {folder}`")
+        return {}, []
     found = frontier(folder, question)
-    drawn = {"frontier": figures.frontier(found), "crossings": "", "positions": ""}
-    if found.crossings:
-        drawn["crossings"] = figures.crossings(found.crossings)
+    drawn = _drawn(found)
     if position_of:
         drawn["positions"] = _positions(folder, position_of)
-    paths = page.write(folder, found, known, drawn)
-    if as_json:
-        print_json(
-            {
-                "question": question.model_dump(),
-                "problems": found.problems,
-                "left_out": found.left_out,
-                "points": [asdict(p) for p in found.points],
-                "usable": {arm: asdict(u) for arm, u in found.usable.items()},
-                "crossings": [asdict(c) for c in found.crossings],
-            }
-        )
-        return
+    return {"": found}, page.write(folder, found, page.of_folder(known), drawn)
+
+
+def _of_study(space: Workspace, study: str, metric: str, epsilon: str, alpha: str):
+    from cask_eval.ledger.log import Ledger
+    from cask_eval.ledger.state import StudyState, known
+    from cask_eval.records.store import RecordStore
+    from cask_eval.replay import page
+    from cask_eval.replay.frontier import ask
+    from cask_eval.replay.study import frontiers
+
+    events = Ledger(space.ledger).events()
+    known(events, study)
+    state = StudyState.of(events, study)
+    records = list(RecordStore(space.records(study, "heldout")).read())
+    question = ask(space.study(study), metric, epsilon, alpha, len(records))
+    if state.close is None:
+        say(f"asked: {metric} may lose {epsilon}; {study} is {state.name}, its replays are looked at when it is closed")
+        return {}, []
+    event, register = state.register
+    protocol = locked_protocol(register)
+    arms = list(protocol.heldout_arms(state.select[1].survivors))
+    found = frontiers(protocol, event.hash, records, arms, question)
+    paths = []
+    for model, f in found.items():
+        about = page.of_study(protocol, register, model)
+        paths += page.write(space.study(study), f, about, _drawn(f), f"frontier-{model}")
+    return found, paths
+
+
+def _drawn(found: Frontier) -> dict[str, str]:
+    from cask_eval.replay import figures
+
+    crossings = figures.crossings(found.crossings) if found.crossings else ""
+    return {"frontier": figures.frontier(found), "crossings": crossings, "positions": ""}
+
+
+def _json(found: Frontier) -> dict:
+    return {
+        "question": found.question.model_dump(),
+        "problems": found.problems,
+        "left_out": found.left_out,
+        "points": [asdict(p) for p in found.points],
+        "usable": {arm: asdict(u) for arm, u in found.usable.items()},
+        "crossings": [asdict(c) for c in found.crossings],
+        "contrasts": [asdict(c) for c in found.contrasts],
+    }
+
+
+def _show(name: str, found: Frontier, alpha: str) -> None:
+    if name:
+        click.echo(f"{name}:")
     for arm, u in found.usable.items():
         interval = f"[{u.low or 'beyond'}, {u.high or 'beyond'}]"
         estimate = u.estimate or "beyond the grid"
         click.echo(f"{arm}: minimum usable budget {estimate} {interval}, shown {u.shown or 'none'}")
-    crossed = [c for c in found.crossings if Decimal(c.adjusted) <= Decimal(alpha)]
-    click.echo(f"{len(crossed)} of {len(found.crossings)} crossings at adjusted p of {alpha} or less")
-    for c in crossed:
-        click.echo(f"  {c.better}@{c.small} over {c.worse}@{c.large}: {c.difference:+.4f}, p {c.adjusted:.3g}")
-    for path in paths:
-        click.echo(path)
+    for what, rows in (("crossings", found.crossings), ("pairs at one budget", found.contrasts)):
+        shown = [c for c in rows if Decimal(c.adjusted) <= Decimal(alpha)]
+        click.echo(f"{len(shown)} of {len(rows)} {what} at adjusted p of {alpha} or less")
+        for c in shown:
+            click.echo(f"  {c.first}@{c.one} − {c.second}@{c.other}: {c.difference:+.4f}, p {c.adjusted:.3g}")
 
 
 def _positions(folder: Path, name: str) -> str:

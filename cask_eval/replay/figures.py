@@ -10,7 +10,7 @@ import numpy as np
 from cask_eval.replay.frontier import Frontier, Point
 from cask_eval.replay.records import CEILING
 from cask_eval.report import style
-from cask_eval.stats.frontier import Crossing
+from cask_eval.stats.frontier import Contrast
 
 # Methods are told apart by marker first; colours come again after five.
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
@@ -63,7 +63,7 @@ def frontier(found: Frontier) -> str:
         return style.svg(fig, "frontier", f"{title(found.question.metric)} against mean cache. {said}.")
 
 
-def crossings(found: Sequence[Crossing]) -> str:
+def crossings(found: Sequence[Contrast]) -> str:
     """The advantage of each smaller budget over a larger one, with its interval; filled where Holm rejects at 5 %."""
     import matplotlib
 
@@ -77,11 +77,11 @@ def crossings(found: Sequence[Crossing]) -> str:
             ax.plot([c.low, c.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=2)
             face = colour if shown else style.PAPER
             ax.plot(c.difference, y, marker="s", markersize=5, color=colour, markerfacecolor=face, zorder=3)
-        ax.set_yticks(range(len(found)), [f"{c.better}@{c.small} over {c.worse}@{c.large}" for c in found])
+        ax.set_yticks(range(len(found)), [f"{c.first}@{c.one} over {c.second}@{c.other}" for c in found])
         ax.set_ylim(len(found) - 0.4, -0.6)
         ax.set_xlabel("advantage of the smaller budget; right of 0 it is better")
         ax.grid(axis="x", zorder=0)
-        said = "; ".join(f"{c.better}@{c.small} over {c.worse}@{c.large}: {c.difference:+.4f}" for c in found)
+        said = "; ".join(f"{c.first}@{c.one} over {c.second}@{c.other}: {c.difference:+.4f}" for c in found)
         return style.svg(fig, "crossings", f"Crossings of budgets. {said}.")
 
 

@@ -20,10 +20,10 @@ from cask_eval import jsonl
 from cask_eval.canonical import digest, loads
 from cask_eval.errors import DriftError, RecordError
 from cask_eval.fidelity import AFTER, ENDPOINTS
-from cask_eval.fields import Digest, Strict, first_fault
-from cask_eval.replay.records import CEILING, Trial, read_folder
+from cask_eval.fields import Strict, first_fault
+from cask_eval.replay.records import CEILING, read_folder
 from cask_eval.replay.summary import ceiling_over, trials_of
-from cask_eval.stats.frontier import Crossing, MinimumBudget, crossings, minimum_budget
+from cask_eval.stats.frontier import Contrast, MinimumBudget, at_one_budget, crossings, minimum_budget
 from cask_eval.stats.off_lattice import bootstrap_interval
 
 METRICS = [m + s for s in ("", AFTER) for m in ENDPOINTS]
@@ -73,26 +73,39 @@ class Point:
 @dataclass(frozen=True)
 class Frontier:
     """usable: method → its minimum usable budget. problems: those that every point has; left_out: those that some point
-    lacks, because no token of theirs was predicted from a compressed cache. caches: (method, budget) → mean cache."""
+    lacks, because no token of theirs was predicted from a compressed cache. caches: (method, budget) → mean cache.
+    contrasts: every two methods at each budget."""
 
     question: Question
-    folder: Digest
     problems: int
     left_out: list[str]
     points: list[Point]
     usable: dict[str, MinimumBudget]
-    crossings: list[Crossing]
+    crossings: list[Contrast]
+    contrasts: list[Contrast]
 
     @property
     def caches(self) -> dict[tuple[str, int], float]:
         return {(p.arm, p.budget): p.cache for p in self.points}
 
 
-def ask(path: Path, metric: str, epsilon: str, alpha: str) -> Question:
-    """Write the question down in the folder, or read the one that is there. Raises DriftError when another one is."""
+@dataclass(frozen=True)
+class Trials:
+    """What is known of one arm at one budget. value, loss: problem → of each sample; mean, peak: of each trial's cache;
+    regimes: of each trial."""
+
+    value: dict[str, list[Fraction]]
+    loss: dict[str, list[Fraction]]
+    mean: list[Fraction]
+    peak: list[Fraction]
+    regimes: list[str]
+
+
+def ask(path: Path, metric: str, epsilon: str, alpha: str, records: int) -> Question:
+    """Write the question down in the folder, which holds so many `records` now, or read the one that is there. Raises
+    DriftError when another one is."""
     known = read_question(path)
     if known is None:
-        records = len(trials_of(path)) if path.exists() else 0
         known = Question(metric=metric, epsilon=epsilon, alpha=alpha, records=records)
         path.mkdir(parents=True, exist_ok=True)
         jsonl.replace(path / FILE, json.dumps(known.model_dump(mode="json"), indent=2).encode() + b"\n")
@@ -118,86 +131,88 @@ def read_question(path: Path) -> Question | None:
 
 
 def frontier(path: Path, question: Question) -> Frontier:
-    """Everything that the folder says about its grid. Raises RecordError when it is incomplete or holds no grid."""
-    trials = trials_of(path)
-    folder = read_folder(path)
+    """All that a folder of replays says about its grid. Raises RecordError when it is incomplete or holds none."""
+    trials, folder = trials_of(path), read_folder(path)
     if folder is None or not trials:
         raise RecordError(f"{path.name}: holds no replays; make them with `cask-eval replay … -o {path.name}`")
-    seed = int(digest({"folder": folder.settings.model_dump(mode="json"), "metric": question.metric})[7:39], 16)
-    values, losses, left_out = _grid(path, trials, question.metric, folder.settings.arms, folder.settings.budgets)
-    count = len(next(iter(losses.values())))
-    if count < 2:
-        raise RecordError(f"{path.name}: {count} problems have a {question.metric}; intervals by problem need two")
-    points = [_point(key, trials, values[key], losses.get(key), seed) for key in values]
-    usable = {}
-    for arm in (a.name for a in folder.settings.arms):
-        own = {b: losses[arm, b] for b in folder.settings.budgets}
-        usable[arm] = minimum_budget(own, Fraction(question.epsilon), alpha=Fraction(question.alpha), seed=seed)
-    oriented = {key: [-x for x in row] for key, row in losses.items()}
-    found = crossings(oriented, level=1 - Fraction(question.alpha), seed=seed)
-    return Frontier(
-        question, digest(folder.settings.model_dump(mode="json")), count, left_out, points, usable, found
-    )
-
-
-def _grid(path: Path, trials: Sequence[Trial], metric: str, arms, budgets):
-    """((arm, budget) → value [n], the same → loss [n], problems left out). The ceiling is among the values only, under
-    budget 0. Raises RecordError on a trial that is missing."""
+    settings = folder.settings
+    keys = [(CEILING, 0), *((a.name, b) for a in settings.arms for b in settings.budgets)]
+    table = {key: Trials({}, {}, [], [], []) for key in keys}
     ceiling = {(t.problem, t.sample): t for t in trials if t.arm == CEILING}
-    keys = [(CEILING, 0), *((a.name, b) for a in arms for b in budgets)]
-    value: dict[tuple, dict[str, list[Fraction]]] = {key: {} for key in keys}
-    loss: dict[tuple, dict[str, list[Fraction]]] = {key: {} for key in keys}
-    sign = 1 if ENDPOINTS[metric.removesuffix(AFTER)] else -1
     for t in trials:
         if (t.problem, t.sample) not in ceiling:
             raise RecordError(f"{path.name}: the ceiling of {t.problem} is missing; run `cask-eval replay` again")
         if t.arm == CEILING:
-            own = top = t.fidelity.endpoint(metric.removesuffix(AFTER))
+            own = top = t.fidelity.endpoint(question.metric.removesuffix(AFTER))
         else:
-            own, top = t.fidelity.endpoint(metric), ceiling_over(path, t, ceiling[t.problem, t.sample], metric)
-        if own is None or top is None:
-            continue
-        value[t.arm, t.budget].setdefault(t.problem, []).append(Fraction(own))
-        loss[t.arm, t.budget].setdefault(t.problem, []).append(sign * (Fraction(top) - Fraction(own)))
+            own = t.fidelity.endpoint(question.metric)
+            top = ceiling_over(path, t, ceiling[t.problem, t.sample], question.metric)
+        enter(table[t.arm, t.budget], question, t.problem, own, top, Fraction(t.cache.mean), Fraction(t.cache.peak))
+        table[t.arm, t.budget].regimes.append(t.regime)
+    for (arm, budget), own in table.items():
+        if len(own.regimes) < len(ceiling):
+            raise RecordError(f"{path.name}: {arm} at budget {budget} is not complete; run `cask-eval replay` again")
     problems = list(dict.fromkeys(t.problem for t in trials))
-    samples = len(ceiling) // len(problems)
-    short = {key for key in keys if sum(t.arm == key[0] and t.budget == key[1] for t in trials) < len(ceiling)}
-    if short:
-        arm, budget = min(short)
-        raise RecordError(f"{path.name}: {arm} at budget {budget} is not complete; run `cask-eval replay` again")
-    whole = [p for p in problems if all(len(value[key].get(p, [])) == samples for key in keys)]
+    return judge(table, question, problems, settings.samples, {"folder": settings.model_dump(mode="json")})
 
-    def means(table: dict[str, list[Fraction]]) -> list[Fraction]:
-        return [sum(table[p], Fraction()) / samples for p in whole]
 
-    return (
-        {key: means(value[key]) for key in keys},
-        {key: means(loss[key]) for key in keys[1:]},
+def enter(row: Trials, question: Question, problem: str, own, top, mean: Fraction, peak: Fraction) -> None:
+    """Add one trial, whose value is `own` and the ceiling's `top`; None where it has none."""
+    row.mean.append(mean)
+    row.peak.append(peak)
+    if own is None or top is None:
+        return
+    sign = 1 if ENDPOINTS[question.metric.removesuffix(AFTER)] else -1
+    row.value.setdefault(problem, []).append(Fraction(own))
+    row.loss.setdefault(problem, []).append(sign * (Fraction(top) - Fraction(own)))
+
+
+def judge(
+    table: dict[tuple[str, int], Trials], question: Question, problems: Sequence[str], samples: int, seed: dict
+) -> Frontier:
+    """Points, minimum usable budgets, crossings and contrasts. `table` begins with the ceiling, under budget 0; random
+    draws follow from `seed`. Raises RecordError with fewer than two problems that every point has."""
+    whole = [p for p in problems if all(len(row.value.get(p, [])) == samples for row in table.values())]
+    if len(whole) < 2:
+        raise RecordError(f"{len(whole)} problems have a {question.metric} everywhere; intervals by problem need two")
+    draw = int(digest({**seed, "metric": question.metric})[7:39], 16)
+    values = {key: [sum(row.value[p], Fraction()) / samples for p in whole] for key, row in table.items()}
+    losses = {key: [sum(row.loss[p], Fraction()) / samples for p in whole] for key, row in table.items()}
+    alpha, grid = Fraction(question.alpha), [key for key in table if key[1]]
+    usable = {
+        arm: minimum_budget(
+            {b: losses[a, b] for a, b in grid if a == arm}, Fraction(question.epsilon), alpha=alpha, seed=draw
+        )
+        for arm in dict.fromkeys(arm for arm, _ in grid)
+    }
+    oriented = {key: [-x for x in losses[key]] for key in grid}
+    return Frontier(
+        question,
+        len(whole),
         [p for p in problems if p not in whole],
+        [_point(key, row, values[key], losses[key], draw) for key, row in table.items()],
+        usable,
+        crossings(oriented, level=1 - alpha, seed=draw),
+        at_one_budget(oriented, level=1 - alpha, seed=draw),
     )
 
 
-def _point(key, trials: Sequence[Trial], values: list[Fraction], losses: list[Fraction] | None, seed: int) -> Point:
-    arm, budget = key
-    own = [t for t in trials if (t.arm, t.budget) == key]
-    lost = losses or [Fraction(0)] * len(values)
-    (low, high), (loss_low, loss_high) = (bootstrap_interval(x, 0.95, seed=seed) for x in (values, lost))
+def _point(key: tuple[str, int], row: Trials, values: list[Fraction], losses: list[Fraction], draw: int) -> Point:
+    (low, high), (loss_low, loss_high) = (bootstrap_interval(x, 0.95, seed=draw) for x in (values, losses))
     return Point(
-        arm,
-        budget,
-        _mean(Fraction(t.cache.mean) for t in own),
-        _mean(Fraction(t.cache.peak) for t in own),
+        *key,
+        _mean(row.mean),
+        _mean(row.peak),
         _mean(values),
         low,
         high,
-        _mean(lost),
+        _mean(losses),
         loss_low,
         loss_high,
-        len(own),
-        {name: sum(t.regime == name for t in own) for name in sorted({t.regime for t in own})},
+        len(row.regimes),
+        {name: row.regimes.count(name) for name in sorted(set(row.regimes))},
     )
 
 
-def _mean(values) -> float:
-    values = list(values)
+def _mean(values: Sequence[Fraction]) -> float:
     return float(sum(values, Fraction()) / len(values))

@@ -5,27 +5,78 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cask_eval import jsonl
+from cask_eval.ledger.events import Register
+from cask_eval.protocol.model import Protocol
 from cask_eval.replay.figures import title
 from cask_eval.replay.frontier import Frontier
 from cask_eval.replay.records import CEILING, Folder
+from cask_eval.stats.frontier import Contrast
 
 
-def write(path: Path, found: Frontier, folder: Folder, figures: dict[str, str]) -> list[Path]:
-    """frontier.html, frontier.csv and crossings.csv in the folder; returns their paths."""
+@dataclass(frozen=True)
+class About:
+    """What was replayed. standing: what the page may be called."""
+
+    model: str
+    digest: str
+    source: str
+    budgets: list[int]
+    samples: int
+    temperature: str
+    top_p: str
+    max_new_tokens: int
+    standing: str
+
+
+def of_folder(folder: Folder) -> About:
+    s = folder.settings
+    return About(
+        s.model,
+        s.model_digest,
+        s.source.split(" ")[0],
+        s.budgets,
+        s.samples,
+        s.temperature,
+        s.top_p,
+        s.max_new_tokens,
+        "Exploratory: budgets are nominal, and nothing here was registered.",
+    )
+
+
+def of_study(protocol: Protocol, register: Register, model: str) -> About:
+    g = protocol.generation
+    return About(
+        model,
+        next(m.digest for m in register.models if m.name == model),
+        f"study {protocol.study}",
+        protocol.budgets,
+        g.samples,
+        g.temperature,
+        g.top_p,
+        g.max_new_tokens,
+        f"Held-out replays of the registered study {protocol.study}, whose arms have matched mean caches at each budget. "
+        "What it registered stands in its report; what is on this page is beside it and decides nothing.",
+    )
+
+
+def write(path: Path, found: Frontier, about: About, figures: dict[str, str], name: str = "frontier") -> list[Path]:
+    """NAME.html, NAME.csv, NAME-crossings.csv and NAME-contrasts.csv in the folder; returns their paths."""
     texts = {
-        "frontier.html": html(found, folder, figures),
-        "frontier.csv": points_csv(found),
-        "crossings.csv": crossings_csv(found),
+        f"{name}.html": html(found, about, figures),
+        f"{name}.csv": points_csv(found),
+        f"{name}-crossings.csv": contrasts_csv(found, found.crossings),
+        f"{name}-contrasts.csv": contrasts_csv(found, found.contrasts),
     }
-    for name, text in texts.items():
-        jsonl.replace(path / name, text.encode())
-    return [path / name for name in texts]
+    for file, text in texts.items():
+        jsonl.replace(path / file, text.encode())
+    return [path / file for file in texts]
 
 
-def html(found: Frontier, folder: Folder, figures: dict[str, str]) -> str:
+def html(found: Frontier, about: About, figures: dict[str, str]) -> str:
     """The page; `figures` are SVG elements by heading."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -38,7 +89,7 @@ def html(found: Frontier, folder: Folder, figures: dict[str, str]) -> str:
     css = Markup(loader.get_source(environment, "report.css")[0])
     return environment.get_template("frontier.html").render(
         f=found,
-        s=folder.settings,
+        s=about,
         css=css,
         ceiling=CEILING,
         metric=title(found.question.metric),
@@ -52,14 +103,14 @@ def points_csv(found: Frontier) -> str:
     return _csv(names, ([_cell(getattr(p, f)) for f in fields] for p in found.points))
 
 
-def crossings_csv(found: Frontier) -> str:
-    names = ["better", "small", "worse", "large", "difference", "low", "high", "wins", "losses", "p", "adjusted"]
+def contrasts_csv(found: Frontier, contrasts: Sequence[Contrast]) -> str:
+    names = ["first", "one", "second", "other", "difference", "low", "high", "wins", "losses", "p", "adjusted"]
     caches = found.caches
     rows = (
-        [*(_cell(getattr(c, n)) for n in names), _cell(caches[c.better, c.small]), _cell(caches[c.worse, c.large])]
-        for c in found.crossings
+        [*(_cell(getattr(c, n)) for n in names), _cell(caches[c.first, c.one]), _cell(caches[c.second, c.other])]
+        for c in contrasts
     )
-    return _csv([*names, "cache_better", "cache_worse"], rows)
+    return _csv([*names, "cache_first", "cache_second"], rows)
 
 
 def _csv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

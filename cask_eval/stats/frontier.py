@@ -7,14 +7,14 @@ Both are about a grid of budgets over the same problems, paired by problem. A *l
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
 
 from cask_eval.stats import _draws
-from cask_eval.stats._checks import check_inside
+from cask_eval.stats._checks import Alternative, check_inside
 from cask_eval.stats.bootstrap import B, rank_of
 from cask_eval.stats.multiplicity import holm
 from cask_eval.stats.off_lattice import bootstrap_interval, sign_flip_reals
@@ -78,15 +78,15 @@ def minimum_budget(
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Whether `better` at its smaller budget beats `worse` at its larger one. difference: mean advantage, with its
-    bootstrap interval; wins, losses: problems that `better` has better, worse. p: one-sided sign flip; adjusted: Holm
-    over all pairs that were looked at. exact: whether p counts all patterns."""
+class Contrast:
+    """One method at one budget against another: `first` at budget `one`, `second` at budget `other`. difference: mean
+    advantage of the first, with its bootstrap interval; wins, losses: problems that the first has better, worse. p:
+    sign flip; adjusted: Holm over all pairs that were looked at. exact: whether p counts all patterns."""
 
-    better: Hashable
-    small: int
-    worse: Hashable
-    large: int
+    first: Hashable
+    one: int
+    second: Hashable
+    other: int
     difference: float
     low: float
     high: float
@@ -103,31 +103,46 @@ def crossings(
     level: Real = Fraction(19, 20),
     seed: int = 0,
     replicates: int = B,
-) -> list[Crossing]:
-    """Every pair of two methods at two budgets of which one is smaller, in the order of `values`: the method at the
-    smaller budget against the other at the larger. `values`: (method, budget) → value [n] by problem, in one order,
-    more being better.
+) -> list[Contrast]:
+    """Whether a method at a smaller budget beats another at a larger one: every such pair, one-sided, in the order of
+    `values`. `values`: (method, budget) → value [n] by problem, in one order, more being better.
 
     Nothing is left out for being unpromising, so the family of the correction is all that is returned. Raises
     ValueError when numbers of problems differ or a value is not finite.
     """
+    pairs = [sorted(pair, key=lambda key: key[1]) for pair in combinations(values, 2)]
+    wanted = [(a, b) for a, b in pairs if a[0] != b[0] and a[1] < b[1]]
+    return _contrasts(values, wanted, "greater", level, seed, replicates)
+
+
+def at_one_budget(
+    values: Mapping[tuple[Hashable, int], Sequence[Real]],
+    *,
+    level: Real = Fraction(19, 20),
+    seed: int = 0,
+    replicates: int = B,
+) -> list[Contrast]:
+    """Every two methods at each budget, the later one in `values` against the earlier, two-sided. Arguments, family and
+    errors as in `crossings`."""
+    wanted = [(b, a) for a, b in combinations(values, 2) if a[1] == b[1]]
+    return _contrasts(values, wanted, "two-sided", level, seed, replicates)
+
+
+def _contrasts(values, wanted, alternative: Alternative, level: Real, seed: int, replicates: int) -> list[Contrast]:
     found = []
-    keys = list(values)
-    for one, other in combinations(keys, 2):
-        (a, b1), (b, b2) = (one, other) if one[1] < other[1] else (other, one)
-        if a == b or b1 == b2:
-            continue
-        here, there = values[a, b1], values[b, b2]
+    for a, b in wanted:
+        here, there = values[a], values[b]
         if len(here) != len(there):
-            raise ValueError(f"{a}@{b1} has {len(here)} problems and {b}@{b2} {len(there)}; they must be the same")
+            names = (f"{a[0]}@{a[1]}", f"{b[0]}@{b[1]}")
+            raise ValueError(f"{names[0]} has {len(here)} problems and {names[1]} {len(there)}; they must be the same")
         differences = [Fraction(x) - Fraction(y) for x, y in zip(here, there)]
-        p, exact = sign_flip_reals(differences, "greater", seed=seed, replicates=replicates)
+        p, exact = sign_flip_reals(differences, alternative, seed=seed, replicates=replicates)
         low, high = bootstrap_interval(differences, level, seed=seed, replicates=replicates)
         wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         mean = float(sum(differences, Fraction()) / len(differences))
-        found.append(Crossing(a, b1, b, b2, mean, low, high, wins, losses, p, 1.0, exact))
+        found.append(Contrast(*a, *b, mean, low, high, wins, losses, p, 1.0, exact))
     adjusted = holm([c.p for c in found])
-    return [Crossing(**{**vars(c), "adjusted": q}) for c, q in zip(found, adjusted)]
+    return [replace(c, adjusted=q) for c, q in zip(found, adjusted)]
 
 
 def _grid(losses: Mapping[int, Sequence[Real]]) -> tuple[list[int], np.ndarray, Fraction]:

@@ -31,7 +31,7 @@ def test_points_and_losses_are_means_over_problems(folder):
         assert p["loss"] == pytest.approx(float(sum(lost) / 5)) and p["loss_low"] <= p["loss"] <= p["loss_high"]
         assert p["cache"] == pytest.approx(float(sum(Fraction(t.cache.mean) for t in own) / 5))
     # Three methods at two budgets: every two methods, each at the smaller one.
-    assert len(found["crossings"]) == 6 and all(c["small"] == 48 and c["large"] == 64 for c in found["crossings"])
+    assert len(found["crossings"]) == 6 and all(c["one"] == 48 and c["other"] == 64 for c in found["crossings"])
 
 
 def test_top1_is_oriented(folder):
@@ -40,7 +40,7 @@ def test_top1_is_oriented(folder):
     top = by["ceiling", 0]["mean"]
     assert all(p["loss"] == pytest.approx(top - p["mean"]) for p in found["points"])
     for c in found["crossings"]:
-        advantage = by[c["better"], c["small"]]["mean"] - by[c["worse"], c["large"]]["mean"]
+        advantage = by[c["first"], c["one"]]["mean"] - by[c["second"], c["other"]]["mean"]
         assert c["difference"] == pytest.approx(advantage)
 
 
@@ -54,7 +54,7 @@ def test_after_compares_the_same_tokens(folder):
 
 
 def test_a_question_that_was_asked_first_is_not_changed_later(folder, tmp_path):
-    said = ask(tmp_path / "new", "--epsilon", "0.05").stdout
+    said = ask(tmp_path / "new", "--epsilon", "0.05").stderr
     assert "now make the replays" in said and json.loads((tmp_path / "new/frontier.json").read_text())["records"] == 0
     ask(folder, "--epsilon", "0.05")
     assert "may have been chosen by what came out" in (folder / "frontier.html").read_text()
@@ -71,10 +71,10 @@ def test_the_page_and_the_tables(folder):
     with open(folder / "frontier.csv") as f:
         rows = list(csv.DictReader(f))
     assert [(r["arm"], r["budget"]) for r in rows[:2]] == [("ceiling", "0"), ("recency", "48")]
-    with open(folder / "crossings.csv") as f:
+    with open(folder / "frontier-crossings.csv") as f:
         pairs = list(csv.DictReader(f))
     caches = {(r["arm"], r["budget"]): r["mean_cache"] for r in rows}
-    assert len(pairs) == 6 and all(r["cache_better"] == caches[r["better"], r["small"]] for r in pairs)
+    assert len(pairs) == 6 and all(r["cache_first"] == caches[r["first"], r["one"]] for r in pairs)
     first = page
     ask(folder, "--epsilon", "0.05", "--position-of", "recency@48")
     assert (folder / "frontier.html").read_text() == first

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cask_eval.stats.frontier import crossings, minimum_budget
+from cask_eval.stats.frontier import at_one_budget, crossings, minimum_budget
 
 grids = st.integers(1, 4).flatmap(
     lambda rows: st.integers(2, 6).flatmap(
@@ -78,14 +78,23 @@ def test_what_makes_no_sense_is_refused(losses, epsilon, message):
 def test_every_pair_is_examined_and_counts():
     values = {(m, b): [Fraction(m == "a") + Fraction(b, 100) + i for i in range(6)] for m in "ab" for b in (8, 16, 32)}
     found = crossings(values, replicates=999)
-    assert {(c.better, c.small, c.worse, c.large) for c in found} == {
+    assert {(c.first, c.one, c.second, c.other) for c in found} == {
         (x, b1, y, b2) for x, y in ("ab", "ba") for b1, b2 in ((8, 16), (8, 32), (16, 32))
     }
     for c in found:
         # All six differences are alike, so p is 1/64 or 1.
-        assert c.exact and c.p == (1 / 64 if c.better == "a" else 1)
-        assert c.wins == 6 * (c.better == "a") and c.difference == pytest.approx(c.low) == pytest.approx(c.high)
-        assert c.adjusted == (6 / 64 if c.better == "a" else 1)
+        assert c.exact and c.p == (1 / 64 if c.first == "a" else 1)
+        assert c.wins == 6 * (c.first == "a") and c.difference == pytest.approx(c.low) == pytest.approx(c.high)
+        assert c.adjusted == (6 / 64 if c.first == "a" else 1)
+
+
+def test_contrasts_at_one_budget_are_two_sided():
+    values = {(m, b): [Fraction(m == "a") + i for i in range(6)] for b in (8, 16) for m in "ab"}
+    found = at_one_budget(values, replicates=999)
+    assert [(c.first, c.one, c.second, c.other, c.p, c.adjusted) for c in found] == [
+        ("b", 8, "a", 8, 1 / 32, 1 / 16), ("b", 16, "a", 16, 1 / 32, 1 / 16)
+    ]  # fmt: skip
+    assert all(c.difference == -1 and c.losses == 6 for c in found)
 
 
 def test_pairs_of_other_problems_are_refused():

@@ -1,0 +1,48 @@
+"""The grid of a registered study with a fidelity endpoint, from its held-out records: what its own tests do not ask,
+such as crossings of budgets. Beside the registered result, never instead of it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cask_eval.errors import StateError
+from cask_eval.fidelity import AFTER
+from cask_eval.protocol.model import CEILING, REFERENCE, Protocol
+from cask_eval.records.model import Record
+from cask_eval.replay import records as folders
+from cask_eval.replay.frontier import Frontier, Question, Trials, enter, judge
+
+
+def frontiers(
+    protocol: Protocol, registration: str, records: Sequence[Record], arms: Sequence[str], question: Question
+) -> dict[str, Frontier]:
+    """Model → its frontier. `arms`: those that ran. Failed trials are left out, with their problems. Raises StateError
+    when the study has no replays, or for a metric over other tokens than the ceiling's."""
+    if not protocol.fidelity:
+        raise StateError(f"study {protocol.study!r} has no fidelity endpoint, so it holds no replays")
+    if question.metric.endswith(AFTER):
+        raise StateError(f"--metric {question.metric}: a study's ceiling is over all tokens; leave {AFTER} out")
+    out = {}
+    for model in protocol.models:
+        cell = f"{model.name}/{REFERENCE}"
+        ceiling = {
+            (r.problem, r.sample): r.fidelity.endpoint(question.metric)
+            for r in records
+            if (r.cell, r.arm) == (cell, CEILING) and r.fidelity
+        }
+        keys = [(arm, budget) for budget in protocol.budgets for arm in arms]
+        table = {key: Trials({}, {}, [], [], []) for key in [(folders.CEILING, 0), *keys]}
+        for r in records:
+            name, _, budget = r.cell.rpartition("/")
+            if name != model.name or r.fidelity is None or (r.problem, r.sample) not in ceiling:
+                continue
+            key = (folders.CEILING, 0) if r.cell == cell else (r.arm, int(budget.removeprefix("b")))
+            if key not in table or (r.cell == cell and r.arm != CEILING):
+                continue
+            account, top, own = r.account(), ceiling[r.problem, r.sample], r.fidelity.endpoint(question.metric)
+            enter(table[key], question, r.problem, own, top, account.mean, account.peak)
+            table[key].regimes.append(r.regime or "unknown")
+        problems = list(dict.fromkeys(problem for problem, _ in ceiling))
+        seed = {"registration": registration, "model": model.name}
+        out[model.name] = judge(table, question, problems, protocol.generation.samples, seed)
+    return out
