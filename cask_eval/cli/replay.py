@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cask_eval.cli.common import device_options, json_option, print_json, quiet, watch
+from cask_eval.cli.common import device_options, json_option, print_json, quiet, say, watch
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
@@ -89,6 +89,11 @@ class Between(click.ParamType):
     type=click.IntRange(1, 2**20),
     help="Memory for full-cache logits, which decides how many problems are replayed together.",
 )
+@click.option(
+    "--keep-map",
+    metavar="ARM@BUDGET[:PROBLEM]",
+    help="Draw which positions of one trial are kept for how long (SVG in OUT); the first problem by default.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder.")
 @json_option
 @device_options
@@ -113,6 +118,7 @@ def command(
     seed,
     references,
     block_mib,
+    keep_map,
     out,
     as_json,
     device,
@@ -169,16 +175,49 @@ def command(
     )
     grid = cells(settings, decoder, statistics, models.encoder(tokenizer))
     check_cells(grid, questions)
+    drawn = _chosen(keep_map, grid, questions) if keep_map else None
     folder = Folder(
         record="cask-eval/replay/1", settings=settings, argv=argv(_typed(), space.root), commit=commit(_toolkit())
     )
     with watch("replay") as shown:
         run(out, folder, decoder, questions, grid, references, shown.start, shown.advance)
+    if drawn:
+        _draw(out, *drawn, settings, decoder)
     rows = table(out)
     if as_json:
         print_json([_json(row) for row in rows])
     else:
         _show(rows, settings)
+
+
+def _chosen(name: str, grid: list[Any], questions: list[Any]) -> tuple[Any, Any]:
+    """(cell, question) of --keep-map. Raises CaskError saying what there is."""
+    which, _, problem = name.partition(":")
+    cells = {f"{c.arm}@{c.budget}": c for c in grid if c.budget}
+    asked = {q.problem: q for q in questions}
+    if which not in cells:
+        raise CaskError(f"--keep-map {name}: {which} is not replayed; use one of {', '.join(cells)}")
+    if problem and problem not in asked:
+        raise CaskError(f"--keep-map {name}: there is no problem {problem!r}; the first one is {next(iter(asked))!r}")
+    return cells[which], asked[problem] if problem else questions[0]
+
+
+def _draw(out: Path, cell: Any, question: Any, settings: Any, decoder: Any) -> None:
+    from cask_eval import jsonl
+    from cask_eval.replay.figures import keep_map
+    from cask_eval.replay.records import Reference, read
+    from cask_eval.replay.references import given_of, seed_of
+    from cask_eval.replay.trace import kept
+    from cask_eval.report.style import standalone
+
+    reference = next(r for r in read(out / "references.jsonl", Reference) if r.problem == question.problem)
+    given = given_of(reference, question, int(seed_of(settings, *reference.key), 16))
+    shares, at = kept(decoder, given, cell.policy, cell.schedule)
+    if not at:
+        raise CaskError(f"--keep-map {cell.arm}@{cell.budget}: nothing was compressed in {question.problem}")
+    path = out / f"keep-{cell.arm}@{cell.budget}.svg"
+    jsonl.replace(path, standalone(keep_map(f"{cell.arm}@{cell.budget}", shares, len(question.ids), at)).encode())
+    say(f"drawn: {path}")
 
 
 def _workspace(ctx: click.Context) -> Workspace:

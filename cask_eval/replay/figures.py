@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.replay.frontier import Frontier, Point
 from cask_eval.replay.records import CEILING
 from cask_eval.report import style
@@ -15,6 +16,9 @@ from cask_eval.stats.frontier import Contrast
 # Methods are told apart by marker first; colours come again after five.
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
 COLOURS = (style.INK, style.POSITIVE, style.NEGATIVE, style.VOID, style.NULL)
+
+#: A loss that spans more than this factor is drawn on a logarithmic scale.
+WIDE = 20
 
 NAMES = {
     "top1": "top-1 rate",
@@ -54,6 +58,9 @@ def frontier(found: Frontier) -> str:
                 x, y, (low, high), color=colour, marker=marker, markersize=5, linewidth=1.1, elinewidth=0.9, capsize=0,
                 label=arm, zorder=3,
             )  # fmt: skip
+        low, high = min(p.low for p in found.points), max(p.high for p in found.points)
+        if not ENDPOINTS[found.question.metric.removesuffix(AFTER)] and low > 0 and high > WIDE * low:
+            ax.set_yscale("log")
         ax.set_xlabel("mean resident entries per layer and head, over the trial")
         ax.set_ylabel(title(found.question.metric))
         ax.grid(zorder=0)

@@ -168,10 +168,16 @@ def enter(row: Trials, question: Question, problem: str, own, top, mean: Fractio
 
 
 def judge(
-    table: dict[tuple[str, int], Trials], question: Question, problems: Sequence[str], samples: int, seed: dict
+    table: dict[tuple[str, int], Trials],
+    question: Question,
+    problems: Sequence[str],
+    samples: int,
+    seed: dict,
+    controls: Sequence[str] = (),
 ) -> Frontier:
     """Points, minimum usable budgets, crossings and contrasts. `table` begins with the ceiling, under budget 0; random
-    draws follow from `seed`. Raises RecordError with fewer than two problems that every point has."""
+    draws follow from `seed`; `controls` are methods that are drawn and not compared. Raises RecordError with fewer than
+    two problems that every point has."""
     whole = [p for p in problems if all(len(row.value.get(p, [])) == samples for row in table.values())]
     if len(whole) < 2:
         raise RecordError(f"{len(whole)} problems have a {question.metric} everywhere; intervals by problem need two")
@@ -185,7 +191,7 @@ def judge(
         )
         for arm in dict.fromkeys(arm for arm, _ in grid)
     }
-    oriented = {key: [-x for x in losses[key]] for key in grid}
+    oriented = {key: [-x for x in losses[key]] for key in grid if key[0] not in controls}
     return Frontier(
         question,
         len(whole),

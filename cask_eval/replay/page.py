@@ -58,7 +58,7 @@ def of_study(protocol: Protocol, register: Register, model: str) -> About:
         g.temperature,
         g.top_p,
         g.max_new_tokens,
-        f"Held-out replays of the registered study {protocol.study}, whose arms have matched mean caches at each budget. "
+        f"Held-out replays of the registered study {protocol.study}; its arms have matched mean caches at each budget. "
         "What it registered stands in its report; what is on this page is beside it and decides nothing.",
     )
 

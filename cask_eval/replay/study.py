@@ -44,5 +44,6 @@ def frontiers(
             table[key].regimes.append(r.regime or "unknown")
         problems = list(dict.fromkeys(problem for problem, _ in ceiling))
         seed = {"registration": registration, "model": model.name}
-        out[model.name] = judge(table, question, problems, protocol.generation.samples, seed)
+        controls = [c.name for c in protocol.controls]
+        out[model.name] = judge(table, question, problems, protocol.generation.samples, seed, controls)
     return out

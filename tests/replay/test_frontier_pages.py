@@ -98,3 +98,39 @@ def test_a_grid_that_is_not_complete_is_not_judged(folder):
     assert line_of(last) + b"\n" == lines[-1]
     with pytest.raises(RecordError, match=f"{last.arm} at budget {last.budget} is not complete"):
         ask(folder, "--epsilon", "0.1")
+
+
+def test_a_keep_map_shows_what_the_events_left(tmp_path):
+    """Recency keeps the newest entries, so after its last event the map is a band that ends where the text did."""
+    import numpy as np
+    from cask_methods.presets.recency import Recency
+
+    from cask_eval.engine.contract import Host
+    from cask_eval.engine.model import geometry
+    from cask_eval.engine.replay import Given
+    from cask_eval.protocol.model import Model
+    from cask_eval.replay.trace import kept
+    from cask_eval.runner import models
+    from cask_eval.workspace import Workspace
+
+    decoder, _ = models.loaded(Model(id="embedded:chain-s", name="m"), Workspace(tmp_path), "cpu")
+    policy = Recency(delta=16, prompt="compete", sink=0).bind(Host(geometry(decoder)))
+    given = Given("x", tuple(range(20)), 0, tuple(range(5, 65)))
+    shares, at = kept(decoder, given, policy, policy.schedule(32))
+    assert len(at) == len(shares) >= 2
+    for row, step in zip(shares, at):
+        length = 20 + step
+        assert np.isnan(row[length:]).all() and set(np.unique(row[:length])) <= {0.0, 1.0}
+        assert row[:length].sum() == 32 and row[length - 32 : length].all()
+
+
+def test_a_keep_map_is_drawn_beside_the_replays(made, tmp_path):
+    import shutil
+
+    from replaying import command, good
+
+    out = shutil.copytree(made[0], tmp_path / "out")
+    good("--keep-map", "recency@48", out=out)
+    assert (out / "keep-recency@48.svg").read_text().startswith("<?xml")
+    with pytest.raises(CaskError, match="recency@7 is not replayed; use one of recency@48"):
+        raise command("--keep-map", "recency@7", out=out).exception
