@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 STUDIES = sorted(p.name for p in (ROOT / "reports").iterdir() if p.is_dir())
 
 
-def test_both_are_there():
-    assert STUDIES == ["alpha-vs-triattention", "design-space"]
+def test_all_are_there():
+    assert STUDIES == ["alpha-vs-triattention", "design-space", "replay-chain"]
 
 
 @pytest.mark.parametrize("study", STUDIES)

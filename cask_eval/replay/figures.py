@@ -61,11 +61,12 @@ def frontier(found: Frontier) -> str:
         low, high = min(p.low for p in found.points), max(p.high for p in found.points)
         if not ENDPOINTS[found.question.metric.removesuffix(AFTER)] and low > 0 and high > WIDE * low:
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         ax.set_xlabel("mean resident entries per layer and head, over the trial")
         ax.set_ylabel(title(found.question.metric))
         ax.grid(zorder=0)
         ax.margins(x=0.06)
-        ax.legend(fontsize=7.5, loc="best")
+        ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
         said = "; ".join(f"{_name(p)} cache {p.cache:.1f} value {p.mean:.4f}" for p in found.points)
         return style.svg(fig, "frontier", f"{title(found.question.metric)} against mean cache. {said}.")
 
@@ -136,7 +137,7 @@ def keep_map(name: str, kept: np.ndarray, prompt: int, at: Sequence[int]) -> str
             vmin=0, vmax=1, rasterized=True,
         )  # fmt: skip
         ax.axvline(prompt, color=style.NEGATIVE, linewidth=1)
-        ax.annotate("prompt ends", (prompt, 0), (3, -9), textcoords="offset points", fontsize=7.5, color=style.NEGATIVE)
+        ax.annotate("prompt ends", (prompt, 0), (3, 3), textcoords="offset points", fontsize=7.5, color=style.NEGATIVE)
         ax.set_ylim(kept.shape[0], 0)
         step = max(1, kept.shape[0] // 12)
         ax.set_yticks(np.arange(0, kept.shape[0], step) + 0.5, [str(t) for t in list(at)[::step]])
