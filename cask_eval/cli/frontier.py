@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cask_eval.cli.common import json_option, locked_protocol, print_json, say, workspace
-from cask_eval.errors import CaskError
+from cask_eval.errors import CaskError, StateError
 from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def _of_folder(folder: Path, metric: str, epsilon: str, alpha: str, position_of:
     from cask_eval.replay.records import read_folder
     from cask_eval.replay.summary import trials_of
 
+    if any((folder / name).exists() for name in ("heldout.jsonl", "heldout.jsonl.gz", "dev.jsonl", "dev.jsonl.gz")):
+        raise CaskError(f"{folder}: is what a study left, not a folder of replays; use --study {folder.name}")
     question = ask(folder, metric, epsilon, alpha, len(trials_of(folder)))
     known = read_folder(folder)
     if known is None:
@@ -108,6 +110,8 @@ def _of_study(space: Workspace, study: str, metric: str, epsilon: str, alpha: st
     events = Ledger(space.ledger).events()
     known(events, study)
     state = StudyState.of(events, study)
+    if state.register is None or not locked_protocol(state.register[1]).fidelity:
+        raise StateError(f"study {study!r} has no fidelity endpoint, so it holds no replays; name one that has")
     records = list(RecordStore(space.records(study, "heldout")).read())
     question = ask(space.study(study), metric, epsilon, alpha, len(records))
     if state.close is None:

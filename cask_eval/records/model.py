@@ -61,7 +61,7 @@ class RegionsRecord(Strict):
 
 
 class StagesRecord(Strict):
-    """`cask_eval.regime.Stages` as stored."""
+    """`cask_eval.stages.Stages` as stored."""
 
     prefix_events: Count
     decode_events: Count

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,7 +47,7 @@ class Question(Strict):
     @property
     def stated(self) -> str:
         if self.records == 0:
-            return "written down before anything was replayed"
+            return "written down, by the author's word, before anything was replayed"
         return f"written down when {self.records} replays were there, so it may have been chosen by what came out"
 
 
@@ -110,9 +111,10 @@ def ask(path: Path, metric: str, epsilon: str, alpha: str, records: int) -> Ques
         path.mkdir(parents=True, exist_ok=True)
         jsonl.replace(path / FILE, json.dumps(known.model_dump(mode="json"), indent=2).encode() + b"\n")
     for field, given in (("metric", metric), ("epsilon", epsilon), ("alpha", alpha)):
-        if getattr(known, field) != given:
+        was = getattr(known, field)
+        if was != given and (field == "metric" or Decimal(was) != Decimal(given)):
             raise DriftError(
-                f"{path.name}/{FILE}: {field} is {getattr(known, field)}, and {given} was given; a tolerance that is "
+                f"{path / FILE}: {field} is {getattr(known, field)}, and {given} was given; a tolerance that is "
                 "changed when the outcome is known means nothing. Give the same, or replay into another folder"
             )
     return known

@@ -134,3 +134,15 @@ def test_a_keep_map_is_drawn_beside_the_replays(made, tmp_path):
     assert (out / "keep-recency@48.svg").read_text().startswith("<?xml")
     with pytest.raises(CaskError, match="recency@7 is not replayed; use one of recency@48"):
         raise command("--keep-map", "recency@7", out=out).exception
+
+
+def test_the_same_tolerance_may_be_written_otherwise(folder):
+    ask(folder, "--epsilon", "0.05")
+    ask(folder, "--epsilon", "0.050")
+
+
+def test_what_a_study_left_is_no_folder_of_replays(tmp_path):
+    (tmp_path / "heldout.jsonl").touch()
+    with pytest.raises(CaskError, match="use --study"):
+        ask(tmp_path, "--epsilon", "0.05")
+    assert not (tmp_path / "frontier.json").exists()
