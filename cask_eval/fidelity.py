@@ -7,6 +7,7 @@ any machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,12 @@ class Tokens:
     rank: np.ndarray
     kl: np.ndarray | None
     compressed: np.ndarray
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Tokens]) -> Tokens:
+        """Several chains over the same tokens, one below the other."""
+        columns = zip(*((p.nll, p.rank, p.kl, p.compressed) for p in parts))
+        return cls(*map(np.concatenate, columns))
 
     def __post_init__(self):
         arrays = {"nll": self.nll, "rank": self.rank, "compressed": self.compressed}

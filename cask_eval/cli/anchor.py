@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import command_line, json_option, print_json, say, study_argument, workspace
+from cask_eval.cli.common import command_line, json_option, print_json, roots_option, say, study_argument, workspace
 from cask_eval.errors import CaskError, StateError
 from cask_eval.workspace import Workspace
 
@@ -39,12 +39,7 @@ KINDS = ("register", "amend", "dev_run", "select", "consume", "records", "close"
     type=click.Choice(KINDS),
     help="What to stamp: register, consume, close …; by default these three, where they are not stamped yet.",
 )
-@click.option(
-    "--roots",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Trust these root certificates (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
-)
+@roots_option
 @json_option
 @click.pass_context
 def command(
@@ -190,4 +185,7 @@ def _say_late(events, event) -> None:
     if event.event in ("register", "amend") and "consume" in had:
         say("note: the held-out run had begun already, so this does not show that the registration was stamped first")
     if event.event == "consume" and "close" in had:
-        say("note: the held-out run was over already, so this does not show when it began; `confirm --tsa` stamps in time")
+        say(
+            "note: the held-out run was over already, so this does not show when it began; `confirm --tsa` stamps in "
+            "time"
+        )

@@ -25,6 +25,14 @@ study_argument = click.argument("study", required=False)
 gate_option = click.option("--gate", metavar="BRANCH", help="Exit with 10 unless the study's outcome is this branch.")
 
 
+roots_option = click.option(
+    "--roots",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Trust these time-stamp roots (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
+)
+
+
 def workspace(ctx: click.Context) -> Workspace:
     """The workspace named by -C, or the one around the current folder. Raises CaskError."""
     return Workspace.find(ctx.obj)

@@ -17,6 +17,7 @@ from cask_eval.cli.common import (
     nobody_survived,
     print_json,
     quiet,
+    roots_option,
     say,
     study_argument,
     watch,
@@ -49,12 +50,7 @@ DIGITS = 8
     metavar="URL",
     help="Have this authority stamp the registration, the begin and the end of the run, each in time.",
 )
-@click.option(
-    "--roots",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Trust these time-stamp roots (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
-)
+@roots_option
 @gate_option
 @device_options
 @json_option

@@ -105,20 +105,21 @@ def _of_study(space: Workspace, study: str, metric: str, epsilon: str, alpha: st
     from cask_eval.records.store import RecordStore
     from cask_eval.replay import page
     from cask_eval.replay.frontier import ask
-    from cask_eval.replay.study import frontiers
+    from cask_eval.replay.study import check, frontiers
 
     events = Ledger(space.ledger).events()
     known(events, study)
     state = StudyState.of(events, study)
-    if state.register is None or not locked_protocol(state.register[1]).fidelity:
-        raise StateError(f"study {study!r} has no fidelity endpoint, so it holds no replays; name one that has")
+    if state.register is None:
+        raise StateError(f"study {study!r} is not registered; run `cask-eval register PROTOCOL` first")
+    event, register = state.register
+    protocol = locked_protocol(register)
+    check(protocol, metric)
     records = list(RecordStore(space.records(study, "heldout")).read())
     question = ask(space.study(study), metric, epsilon, alpha, len(records))
     if state.close is None:
         say(f"asked: {metric} may lose {epsilon}; {study} is {state.name}, its replays are looked at when it is closed")
         return {}, []
-    event, register = state.register
-    protocol = locked_protocol(register)
     arms = list(protocol.heldout_arms(state.select[1].survivors))
     found = frontiers(protocol, event.hash, records, arms, question)
     paths = []

@@ -25,7 +25,8 @@ def command(ctx: click.Context, study: str | None, as_json: bool) -> None:
         if study and name != study:
             continue
         if state.register is None:
-            say(f"{name}: the ledger has events of this study, but no registration; `cask-eval verify {name}` says more")
+            more = f"`cask-eval verify {name}` says more"
+            say(f"{name}: the ledger has events of this study, but no registration; {more}")
             continue
         rows.append(
             {

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import device_option, json_option, print_json, quiet, resolve_device, say, study_argument
+from cask_eval.cli.common import (
+    device_option,
+    json_option,
+    print_json,
+    quiet,
+    resolve_device,
+    roots_option,
+    say,
+    study_argument,
+)
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
@@ -24,12 +33,7 @@ from cask_eval.workspace import Workspace
     show_default=True,
     help="Evidence level below which the verdict is only partial (exit 3).",
 )
-@click.option(
-    "--roots",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Trust these time-stamp roots (PEM) instead of those of DigiCert, IdenTrust and Sigstore.",
-)
+@roots_option
 @click.option(
     "--reexecute",
     metavar="K",

@@ -46,6 +46,10 @@ class ResidencyRecord(Strict):
     peak_entries: Count
     peak_bytes: Count
 
+    @classmethod
+    def of(cls, account: Residency) -> ResidencyRecord:
+        return cls(**{k: v for k, v in account.to_json().items() if k != "chains"})
+
     def account(self) -> Residency:
         own = {name: getattr(self, name) for name in type(self).model_fields if name != "events"}
         return Residency(**own, events=[(step, before, after) for step, before, after in self.events])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -40,7 +39,7 @@ from cask_eval.replay.records import (
     write_folder,
 )
 from cask_eval.replay.references import Question, complete, given_of, seed_of
-from cask_eval.residency import Residency, join
+from cask_eval.residency import join
 from cask_eval.schedule import Schedule
 from cask_eval.stages import regime, stages
 
@@ -186,17 +185,11 @@ def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: di
                 f"--slots {slots}, --block-mib: memory ran out at --arm {cell.arm} --budgets {cell.budget}; replay "
                 "into another folder with fewer slots or smaller blocks"
             ) from None
-    numbers = {
-        key: Tokens(*(np.concatenate([getattr(p.tokens, name) for p in found]) for name in _ARRAYS))
-        for key, found in parts.items()
-    }
+    numbers = {key: Tokens.stacked([p.tokens for p in found]) for key, found in parts.items()}
     file = arrays.TokenFile(path / "tokens" / cell.file)
     file.add({("", *key): tokens for key, tokens in numbers.items()})
     lines = [line_of(_trial(cell, r, parts[r.key], numbers[r.key])) + b"\n" for r in some]
     jsonl.append(path / "records.jsonl", b"".join(lines))
-
-
-_ARRAYS = ("nll", "rank", "kl", "compressed")
 
 
 def _trial(cell: Cell, reference: Reference, parts: list[Replayed], tokens: Tokens) -> Trial:
@@ -230,8 +223,8 @@ def _trial(cell: Cell, reference: Reference, parts: list[Replayed], tokens: Toke
         ),
         stages=StagesRecord.of(events),
         regime=regime(events, account.active),
-        residency=_stored(account),
-        chains=[_stored(a) for a in account.chains],
+        residency=ResidencyRecord.of(account),
+        chains=[ResidencyRecord.of(a) for a in account.chains],
         kept_min=min((low for low, _ in kept), default=None),
         kept_max=max((high for _, high in kept), default=None),
         regions=RegionsRecord(
@@ -241,10 +234,6 @@ def _trial(cell: Cell, reference: Reference, parts: list[Replayed], tokens: Toke
         ),
         measures=_measures(parts),
     )
-
-
-def _stored(account: Residency) -> ResidencyRecord:
-    return ResidencyRecord(**{k: v for k, v in account.to_json().items() if k != "chains"})
 
 
 def _measures(parts: list[Replayed]) -> dict[str, str]:

@@ -13,15 +13,21 @@ from cask_eval.replay import records as folders
 from cask_eval.replay.frontier import Frontier, Question, Trials, enter, judge
 
 
+def check(protocol: Protocol, metric: str) -> None:
+    """Raises StateError when the study has no replays, or for a metric over other tokens than the ceiling's."""
+    if not protocol.fidelity:
+        raise StateError(
+            f"study {protocol.study!r} has no fidelity endpoint, so it holds no replays; name one that has"
+        )
+    if metric.endswith(AFTER):
+        raise StateError(f"--metric {metric}: a study's ceiling is over all tokens; leave {AFTER} out")
+
+
 def frontiers(
     protocol: Protocol, registration: str, records: Sequence[Record], arms: Sequence[str], question: Question
 ) -> dict[str, Frontier]:
-    """Model → its frontier. `arms`: those that ran. Failed trials are left out, with their problems. Raises StateError
-    when the study has no replays, or for a metric over other tokens than the ceiling's."""
-    if not protocol.fidelity:
-        raise StateError(f"study {protocol.study!r} has no fidelity endpoint, so it holds no replays")
-    if question.metric.endswith(AFTER):
-        raise StateError(f"--metric {question.metric}: a study's ceiling is over all tokens; leave {AFTER} out")
+    """Model → its frontier, of a study and a metric that `check` passes. `arms`: those that ran. Failed trials are left
+    out, with their problems."""
     out = {}
     for model in protocol.models:
         cell = f"{model.name}/{REFERENCE}"

@@ -21,9 +21,9 @@ from cask_eval.workspace import Workspace
 
 @dataclass(frozen=True)
 class Again:
-    """`done` trials of `total` were executed again; `differ` names those that came out otherwise. `machine` says in what
-    this one is not the machine that the study was registered on, `subject` in what that which was executed is not what
-    was registered: models, methods, problems."""
+    """`done` trials of `total` were executed again; `differ` names those that came out otherwise. `machine` says in
+    what this one is not the machine that the study was registered on, `subject` in what that which was executed is not
+    what was registered: models, methods, problems."""
 
     done: int
     total: int

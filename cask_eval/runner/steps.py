@@ -124,8 +124,8 @@ def _refuse_dev_problems(workspace: Workspace, ledger: Ledger, study: Study) -> 
             )
         if found.count:
             raise SplitError(
-                f"task.heldout: {found.count} of {len(heldout.items)} problems in {study.heldout.path} were dev problems "
-                f"of this study ({found.look.lock.path}), so they can confirm nothing; freeze fresh ones"
+                f"task.heldout: {found.count} of {len(heldout.items)} problems in {study.heldout.path} were dev "
+                f"problems of this study ({found.look.lock.path}), so they can confirm nothing; freeze fresh ones"
             )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from cask_eval.engine.contract import Host
@@ -33,7 +32,7 @@ from cask_eval.records.model import (
     StagesRecord,
 )
 from cask_eval.records.tokens import Trial, digest_of
-from cask_eval.residency import Residency, join
+from cask_eval.residency import join
 from cask_eval.runner import models
 from cask_eval.runner.study import Study
 from cask_eval.schedule import Schedule
@@ -288,7 +287,7 @@ class Bench:
             output=texts[winner],
             output_ids=outputs[winner],
             grade=GradeRecord(**asdict(grades[winner])),
-            residency=_residency(account),
+            residency=ResidencyRecord.of(account),
             kept_min=min((low for low, _ in kept), default=None),
             kept_max=max((high for _, high in kept), default=None),
             regions=RegionsRecord(
@@ -305,17 +304,13 @@ class Bench:
                     output=text,
                     output_ids=ids,
                     extracted=grade.extracted,
-                    residency=_residency(o.residency),
+                    residency=ResidencyRecord.of(o.residency),
                 )
                 for o, status, text, ids, grade in zip(outcomes, statuses, texts, outputs, grades)
             ]
             if several
             else [],
         )
-
-
-def _residency(account: Residency) -> ResidencyRecord:
-    return ResidencyRecord(**{k: v for k, v in account.to_json().items() if k != "chains"})
 
 
 def _measures(outcomes: list[Outcome]) -> dict[str, str]:
@@ -340,8 +335,7 @@ class _Chains:
     @property
     def tokens(self) -> Tokens:
         """Of a replay: the numbers per token of its chains, one below the other."""
-        names = ("nll", "rank", "kl", "compressed")
-        return Tokens(*(np.concatenate([getattr(o.tokens, name) for o in self.outcomes]) for name in names))
+        return Tokens.stacked([o.tokens for o in self.outcomes])
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ ENOUGH = 59
 
 def judged(done: int, total: int, differ: Sequence[str], machine: Sequence[str], subject: Sequence[str]) -> Rerun:
     """`done` trials drawn at random from `total`; `differ` came out otherwise. The machine is another than the
-    registered one in what `machine` names, and what was executed in what `subject` names. A difference is a fault where the machine is the registered one; elsewhere processors and libraries round
-    otherwise, a near-tie may go the other way, and nothing follows. Equal trials count as run by the reviewer only
-    where models, methods, task and splits are the registered ones."""
+    registered one in what `machine` names, and what was executed in what `subject` names. A difference is a fault where
+    the machine is the registered one; elsewhere processors and libraries round otherwise, a near-tie may go the other
+    way, and nothing follows. Equal trials count as run by the reviewer only where models, methods, task and splits are
+    the registered ones."""
     foreign = [f"{name} is not what was registered" for name in (*machine, *subject)]
     said = f"{done - len(differ)} of {done} trials drawn from {total} came out the same"
     if differ:

@@ -38,8 +38,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All results, the outcome where it was derived again (V21) and no check fails, and the evidence level reached. Exit code: 1 when a check fails; 3 when a claimed check could not
-    be done or the level is below the required one; else 0."""
+    """All results, the outcome where it was derived again (V21) and no check fails, and the evidence level reached.
+    Exit code: 1 when a check fails; 3 when a claimed check could not be done or the level is below the required one;
+    else 0."""
 
     study: str
     results: list[Result]

@@ -9,8 +9,8 @@ from cask_eval.verify.evidence import Evidence
 
 @check("V14", "method code unchanged", "register", "dev_run", "close")
 def v14(e: Evidence) -> Iterator[str]:
-    """The method packages had one digest at registration, after the dev run and at the end; so they had in every dev run
-    that was put aside."""
+    """The method packages had one digest at registration, after the dev run and at the end; so they had in every dev
+    run that was put aside."""
     assert e.register and e.dev_run and e.close
     if not e.register.methods:
         yield "the registration locks no method package"
