@@ -13,6 +13,7 @@ from cask_eval.decide.arms import ArmTrials, sort_records
 from cask_eval.decide.branches import decide
 from cask_eval.decide.budgets import footprint_of
 from cask_eval.decide.endpoints import Counts, Improvement, Reals, Replays, draws, pair
+from cask_eval.decide.exclusion import left_out, without
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import (
     AnalysisDocument,
@@ -54,8 +55,9 @@ def analyse(
     registered; a comparison that is void, or that was never made because fewer candidates survived than could have,
     stays in it with p = 1. A comparison is positive when its adjusted p is at most `test.alpha` and the candidate is
     ahead, negative when the one-sided p for harm is at most `test.veto.alpha`, uncorrected, and the candidate is
-    behind. With `test.non_inferiority` it is also non-inferior, or not. Numbers are compared as printed, so that a
-    reader can repeat it. Controls never decide.
+    behind. With `test.non_inferiority` it is also non-inferior, or not. Problems that `exclude` names are no part of a
+    comparison, nor of whether its caches match. Numbers are compared as printed, so that a reader can repeat it.
+    Controls never decide.
 
     Raises RecordError on unexpected or repeated records, ValueError when problem ids are empty or repeat, or when more
     candidates survived than the family has room for.
@@ -77,7 +79,7 @@ def analyse(
     registered = [f.improvement.p(test.procedure, test.alternative) for f in found]
     void = [f.matched.verdict == "void" for f in found]
     if test.correction == "max_t":
-        adjusted = _jointly(protocol, registration, found, void)
+        adjusted = _jointly(protocol, registration, found, void, problem_ids)
     else:
         adjusted = CORRECTIONS[test.correction]([None if v else p for v, p in zip(void, registered)], m)
     cells = [_judge(protocol, f, p, a) for f, p, a in zip(found, registered, adjusted)]
@@ -130,13 +132,16 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Found:
-    """One comparison before anything is decided."""
+    """One comparison before anything is decided. The trials are those of the problems that are compared; `excluded`
+    are the others, and `with_them` is the difference over all."""
 
     name: str
     cell: Cell
     candidate: str
     baseline_trials: ArmTrials
     candidate_trials: ArmTrials
+    excluded: set[str]
+    with_them: Fraction
     improvement: Improvement
     replays: Replays | None
     matched: MatchedResult
@@ -157,9 +162,12 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
 
 
 def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell: Cell, name: str) -> _Found:
-    baseline, candidate = arms["baseline"].trials, arms[name].trials
+    whole = arms["baseline"].trials, arms[name].trials
+    excluded = left_out(protocol.exclude, arms["baseline"].choice, whole[0])
+    baseline, candidate = (without(arm, excluded) for arm in whole)
     about = {"registration": registration, "cell": cell.name, "candidate": name}
     improvement, replays = _improvement(protocol, baseline, candidate, _seed({**about, "use": "test"}))
+    over_all = _improvement(protocol, *whole, 0)[0].difference if excluded else improvement.difference
     seed = _seed({**about, "use": "matched_cache"})
     better = "better" if protocol.fidelity else "more accurate"
     matched = compare(
@@ -167,17 +175,22 @@ def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell:
     )
     lacking = [arm for arm in ("baseline", name) if arms[arm].choice is None]
     reasons = [f"the tuning phase froze no {' and no '.join(lacking)} for this cell"] if lacking else []
-    if not improvement.n:
+    if not baseline.trials:
+        reasons.append("every problem is excluded")
+    elif not improvement.n:
         reasons.append(f"no problem has {protocol.test.endpoint} in both arms")
     if reasons:
         matched = matched.model_copy(update={"verdict": "void", "reasons": [*reasons, *matched.reasons]})
-    return _Found(protocol.comparison(name, cell.name), cell, name, baseline, candidate, improvement, replays, matched)
+    title = protocol.comparison(name, cell.name)
+    return _Found(title, cell, name, baseline, candidate, excluded, over_all, improvement, replays, matched)
 
 
 def _improvement(
     protocol: Protocol, baseline: ArmTrials, candidate: ArmTrials, seed: int
 ) -> tuple[Improvement, Replays | None]:
     samples, test = protocol.generation.samples, protocol.test
+    if not baseline.trials:
+        return Reals({}, [], samples, seed), None
     if not protocol.fidelity:
         return Counts([candidate.right[p] - baseline.right[p] for p in baseline.right], samples), None
     found = pair(test.endpoint, baseline.trials, candidate.trials, samples)
@@ -190,8 +203,14 @@ def _seed(use: dict[str, str]) -> int:
     return int(digest(use).split(":")[1][:32], 16)
 
 
-def _jointly(protocol: Protocol, registration: str, found: list[_Found], void: list[bool]) -> list[float]:
-    rows = [None if v else f.improvement.row for f, v in zip(found, void)]
+def _jointly(
+    protocol: Protocol, registration: str, found: list[_Found], void: list[bool], problem_ids: Sequence[str]
+) -> list[float]:
+    rows = []
+    for f, v in zip(found, void):
+        own = dict(zip(f.baseline_trials.trials, f.improvement.row))
+        # One sign is drawn for a problem in all comparisons; where it is excluded, it flips nothing.
+        rows.append(None if v else [own.get(p, Fraction()) for p in problem_ids])
     seed = _seed({"registration": registration, "use": "max_t"})
     return max_t(rows, protocol.test.alternative, m=protocol.family, seed=seed).step_down
 
@@ -224,6 +243,7 @@ def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float
         flips=[] if found.replays else list(_flips(found)),
         non_inferior=_non_inferior(made, test.non_inferiority) if test.non_inferiority else None,
         values=list(_values(found.replays)) if found.replays else [],
+        excluded=len(found.excluded),
     )
 
 
@@ -276,6 +296,13 @@ def _gain(select: Select, name: str) -> str:
 
 def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
     made, name = found.improvement, found.name
+    if found.excluded:
+        regimes = " or ".join(name.replace("_", " ") for name in protocol.exclude.regimes)
+        yield (
+            f"{name}: {len(found.excluded)} of {len(found.excluded) + len(found.baseline_trials.trials)} problems are "
+            f"left out by the registered rule, because the baseline's trial is {regimes} there; over all of them the "
+            f"difference is {number(found.with_them)}"
+        )
     differ = made.wins + made.losses
     if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:
         yield (

@@ -183,6 +183,8 @@ def _condition_faults(baseline: Caches, candidate: Caches, rule: MatchedCache) -
     for name, arm in (("baseline", baseline), ("candidate", candidate)):
         if arm.active is not None and arm.active < Fraction(rule.min_active):
             yield f"{name}: only {number(arm.active)} of the trials were compressed, fewer than {rule.min_active}"
+    if not baseline.accounts:
+        return
     hits = [Fraction(arm.truncated, len(arm.accounts) * arm.samples) for arm in (baseline, candidate)]
     if abs(hits[1] - hits[0]) > Fraction(rule.max_cap_gap):
         yield (

@@ -104,7 +104,7 @@ class CellResult(Strict):
     candidate is better, so of nll and kl it is the baseline's less the candidate's. `flips` are of accuracy, `values`
     of the other endpoints, one for each problem that is compared. `p` holds every test by procedure name;
     `p_registered` is the protocol's, `p_adjusted` after the registered correction over the whole family, `p_veto` the
-    one-sided p for harm."""
+    one-sided p for harm. `excluded` counts the problems that the registered rule left out, which are no part of `n`."""
 
     candidate: str
     cell: str
@@ -128,6 +128,7 @@ class CellResult(Strict):
     flips: list[Flip]
     non_inferior: NonInferior | None = Field(default=None, exclude_if=lambda value: value is None)
     values: list[PairedValues] = Field(default=[], exclude_if=lambda value: not value)
+    excluded: int = Field(default=0, exclude_if=lambda value: value == 0)
 
 
 class Screened(Strict):

@@ -10,7 +10,7 @@ from cask_eval.ledger.events import Change, Register
 
 #: Fields of a protocol that no trial depends on: they may still be amended when the held-out split is consumed.
 READ_BY_THE_ANALYSIS = frozenset(
-    {"hypothesis", "expected_effect", "expected_discordance", "matched_cache", "test", "branches"}
+    {"hypothesis", "expected_effect", "expected_discordance", "matched_cache", "exclude", "test", "branches"}
 )
 
 _ABOUT_THE_PROTOCOL = {"protocol_path", "protocol_raw", "protocol_digest", "protocol", "warnings", "invocation"}

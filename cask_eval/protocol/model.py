@@ -176,6 +176,20 @@ class MatchedCache(Strict):
     )
 
 
+class Exclude(Strict):
+    """Which problems are left out of a cell's comparisons, in all arms and with all their samples: those of which a
+    trial of the baseline ran in one of these regimes (`cask_eval.stages`). Tuning, and what is reported of each arm
+    alone, leave out nothing."""
+
+    regimes: Annotated[list[Literal["never_compressed", "prefix_budget_exhausted"]], Field(min_length=1)]
+    of: Literal["baseline"] = "baseline"
+
+    @model_validator(mode="after")
+    def _once(self):
+        _unique(self.regimes, "exclude.regimes")
+        return self
+
+
 class Veto(Strict):
     """At which level a comparison counts as negative; not shared out over the family, so that the veto is not weak."""
 
@@ -290,6 +304,9 @@ class Protocol(Strict):
         default=None, description="Which candidates are confirmed; all of them where it is missing."
     )
     matched_cache: MatchedCache = MatchedCache()
+    exclude: Exclude | None = Later(
+        None, description="Which problems the comparisons leave out; none where it is missing."
+    )
     test: Test
     branches: Annotated[list[Branch], Field(min_length=1)]
     anchor: Literal["none", "registration"] = Later(

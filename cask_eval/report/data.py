@@ -260,6 +260,7 @@ class ReportData:
     """The references' cells in the same form."""
     differences: graders.Differences
     regimes: tuple[regimes.Row, ...]
+    exclusion: str
     measures: Measures
     branches: tuple[tuple[str, str, str], ...]
     plan: Plan | None
@@ -345,6 +346,7 @@ def gather(
         full=_arms(analysis, protocol, protocol.reference_cells),
         differences=differences,
         regimes=regimes.collect(read, select, *order) if select and not fault else (),
+        exclusion=regimes.rule(protocol),
         measures=Measures(fault=fmt.one_line(fault)) if fault else collect(read, *order),
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,

@@ -98,7 +98,7 @@ def _lines(d: ReportData) -> Iterator[str]:
 
     yield from _differences(d)
     if d.regimes:
-        yield from ("## Regimes", "", REGIMES, "")
+        yield from ("## Regimes", "", f"{REGIMES} {d.exclusion}", "")
         yield from table(
             ["Cell", "Arm", *map(str.capitalize, NAMES), "Failed", "Prompt events", "Decode events", "Guards"],
             ([r.cell, r.arm, *r.counts, r.failed, r.prefix_events, r.decode_events, r.guards] for r in d.regimes),

@@ -10,18 +10,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cask_eval.decide.budgets import schedule_of
+from cask_eval.decide.exclusion import stages_of
 from cask_eval.ledger.events import Select
+from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
-from cask_eval.stages import REGIMES, Stages, regime, stages
+from cask_eval.stages import REGIMES, regime
 
 NOTE = (
     "What compression came to in each held-out trial: active; prefix budget exhausted, where after an event entries of "
     "the prompt took up the whole budget, so that nothing generated was left; or never compressed. Prompt and decode "
     "events are those of all trials: events that evicted prompt entries in a stage of their own, and events that "
-    "compressed generated entries (all others, for methods without stages). No trial is left out of any comparison for "
-    "its regime."
+    "compressed generated entries (all others, for methods without stages)."
 )
+
+
+def rule(protocol: Protocol) -> str:
+    """What the comparisons leave out, in a sentence."""
+    if protocol.exclude is None:
+        return "No trial is left out of any comparison for its regime."
+    named = " or ".join(name.replace("_", " ") for name in protocol.exclude.regimes)
+    return (
+        "By the registered rule a cell's comparisons leave out, in all arms, the problems of which a baseline trial "
+        f"is {named}; tuning and the numbers of each arm alone leave out nothing."
+    )
 
 NAMES = tuple(name.replace("_", " ") for name in REGIMES)
 
@@ -66,10 +78,7 @@ def _row(cell: str, arm: str, records: list[Record], select: Select) -> Row:
         if account is None:
             failed += 1
             continue
-        found = Stages()
-        if account.active:
-            outputs = [chain.output_ids for chain in record.chains] or [record.output_ids]
-            found = stages(schedule, record.prompt_tokens, outputs)
+        found = stages_of(record, schedule)
         counts[regime(found, account.active)] += 1
         guards.update(found.guards)
         prefix, decode = prefix + found.prefix_events, decode + found.decode_events
