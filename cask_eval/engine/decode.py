@@ -6,8 +6,8 @@ steps.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cask_eval.engine.flight import Flight, MeterMismatch, Probe, Request, checked
+from cask_eval.engine.flight import Flight, MeterMismatch, Probe, Request, Running, checked
 from cask_eval.engine.method import Policy
+from cask_eval.engine.recorded import NotRecordable, record
 from cask_eval.engine.regions import Regions
 from cask_eval.engine.sampling import Sampling, choose, uniforms
 from cask_eval.engine.transfer import indices
+from cask_eval.errors import ModelError
 from cask_eval.residency import Residency
 from cask_eval.schedule import Schedule
+
+# Steps of one shape that are taken before the next one is recorded.
+RECORD_AFTER = 12
+
+# Steps until an event that never comes.
+_NEVER = 1 << 62
 
 __all__ = ["MeterMismatch", "Outcome", "Probe", "Request", "generate"]
 
@@ -94,63 +102,142 @@ def generate(
 
 
 class _Run(Flight):
+    """Sequences that choose their own tokens. What a step does on the device (`forward`) is always the same for as many
+    rows and columns; where nothing in it needs the host, it is recorded once for each (`engine.recorded`).
+
+    The host counts in arrays, one number a slot: `wait` decode forwards until the next certain event, `chance` until a
+    boundary may fire one, `left` until the length limit, `widest` the entries of the head that holds most. What
+    `Running` says is brought up to date (`settle`) only where it is read.
+    """
+
     def __init__(self, model, policy: Policy, schedule: Schedule, sampling: Sampling, pending: deque, slots, probe):
         super().__init__(model, policy, schedule, pending, lambda _: sampling.max_new_tokens, slots, probe)
         self.sampling = sampling
-        self.token, self.written = self.state(), self.state()
+        self.token, self.written, self.occupied = self.state(), self.state(), self.state()
         self.uniform = self.state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
         self.boundaries = torch.tensor(schedule.boundaries, dtype=torch.int64, device=self.device)
+        self.done.fill_(True)
+        self.wait, self.chance, self.left, self.widest, self.behind = np.zeros((5, self.slots), dtype=np.int64)
+        self.recorded = self._recordable()
+        self.recordings: dict[tuple[int, int], Callable[[], Tensor]] = {}
+        self.steps: Counter[tuple[int, int]] = Counter()
+        self.of_capacity = self.cache.capacity
+
+    def _recordable(self) -> bool:
+        """Whether a step is the same operators every time: observers are other people's Python, packed entries move as
+        they grow, and experts are chosen by the tokens."""
+        config = self.model.config.get_text_config()
+        experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+        return not (self.cache.observers or self.footprint.packing or experts)
 
     def enter(self, target: Tensor, wave: list[Request]) -> None:
+        self.occupied[target] = 1
         if self.uniform is not None:
             draws = np.stack([uniforms(r.seed, self.sampling.max_new_tokens + 1) for r in wave])
             self.uniform[target] = torch.from_numpy(draws).to(self.device)
 
+    def admit(self) -> None:
+        before = self.active
+        super().admit()
+        for slot in range(before, self.active):
+            self._count(slot)
+
+    def _count(self, slot: int) -> None:
+        """Begin to count from what the row's book says."""
+        row = self.running[slot]
+        self.wait[slot] = _NEVER if row.wait is None else row.wait
+        self.chance[slot] = row.chance if self.schedule.boundaries else _NEVER
+        self.left[slot] = self.sampling.max_new_tokens - 1 - row.step
+        self.widest[slot], self.behind[slot] = row.widest, 0
+
+    def settle(self, slot: int) -> Running:
+        """The row's book, up to date."""
+        row, steps = self.running[slot], int(self.behind[slot])
+        row.book.grow(steps)
+        row.widest += steps
+        self.behind[slot] = 0
+        return row
+
     def step(self) -> None:
-        """One decode forward for every occupied slot, then the events that are due, then the next tokens."""
+        """One decode forward for every occupied slot, with the choice of the next tokens, then the events that are
+        due."""
         n = self.active
-        width = self.width(1 + max(b.widest for b in self.running))
-        read, held = self.cache.begin_step(n, width, self.position[:n])
-        self.metered[:n] += read.masked_fill(self.done[:n], 0)
-        self.metered_bytes[:n] += held.masked_fill(self.done[:n], 0)
-        position = self.cache.fill[0, :n, 0] if self.reindexed else self.position[:n]
+        width = self.width(1 + int(self.widest[:n].max()))
+        fed = self.token[:n].clone() if self.schedule.boundaries else None
+        logits = self._replayed(n, width) if self.recorded else self.forward(n, width)
+        for counter, by in ((self.wait, -1), (self.chance, -1), (self.left, -1), (self.widest, 1), (self.behind, 1)):
+            counter[:n] += by
+        if self.footprint.packing:
+            self.cache.store.settle([self.settle(slot).book.resident for slot in range(n)])
+        due = np.flatnonzero(self.wait[:n] == 0).tolist()
+        if fed is not None:
+            # Only where the text decides, the host must look at it.
+            asked = np.flatnonzero((self.chance[:n] <= 0) & (self.wait[:n] != 0)).tolist()
+            if asked:
+                at = torch.isin(fed[indices(asked, self.device)], self.boundaries).tolist()
+                due = sorted([*due, *(slot for slot, boundary in zip(asked, at) if boundary)])
+        if due:
+            for slot in due:
+                self.settle(slot)
+            self._compress(due)
+            for slot in due:
+                self._count(slot)
+        if self.probe:
+            self.probe.logits([b.request for b in self.running], logits[:n])
+
+    def _replayed(self, n: int, width: int) -> Tensor:
+        """`forward` by its recording. Rows are rounded up, so that few recordings serve all numbers of sequences."""
+        if self.of_capacity != self.cache.capacity:  # the buffers are others
+            self.recordings, self.of_capacity = {}, self.cache.capacity
+        some = max(1, self.slots // 8)
+        rows = min(self.slots, -(-n // some) * some)
+        if (made := self.recordings.get((rows, width))) is not None:
+            return made()
+        # Recording costs some steps' time, and what a GPU does for the first time cannot be captured.
+        self.steps[rows, width] += 1
+        if self.steps[rows, width] <= RECORD_AFTER:
+            return self.forward(rows, width)
+        try:
+            logits, self.recordings[rows, width] = record(lambda: self.forward(rows, width), self.device)
+        except NotRecordable as error:
+            raise ModelError(f"{self.geometry.name}: a decode step cannot be recorded: {error}") from error
+        return logits
+
+    def forward(self, rows: int, width: int) -> Tensor:
+        """What a step does on the device, for the first `rows` slots: logits [rows, V]. Slots without a sequence are
+        computed for nothing, and stay as they are."""
+        occupied, position = self.occupied[:rows], self.position[:rows]
+        read, held = self.cache.begin_step(rows, width, position)
+        self.metered[:rows] += read.masked_fill(self.done[:rows], 0)
+        self.metered_bytes[:rows] += held.masked_fill(self.done[:rows], 0)
+        at = self.cache.fill[0, :rows, 0] if self.reindexed else position
         logits = self.model(
-            input_ids=self.token[:n, None],
-            position_ids=position[:, None],
+            input_ids=self.token[:rows, None],
+            position_ids=at[:, None],
             past_key_values=self.cache.layers_view,
             use_cache=True,
             slots=self.cache,
         ).logits[:, -1]
-        self.position[:n] += 1
-        due, asked = [], []
-        for slot, row in enumerate(self.running):
-            row.book.grow()
-            row.widest += 1
-            if row.wait is not None:
-                row.wait -= 1
-                row.chance -= 1
-                if row.wait == 0:
-                    due.append(slot)
-                elif row.chance <= 0 and self.schedule.boundaries:
-                    asked.append(slot)
-        self.cache.end_step([row.book.resident for row in self.running])
-        if asked:
-            # Only where the text decides, the host must look at it.
-            at = torch.isin(self.token[indices(asked, self.device)], self.boundaries).tolist()
-            due = sorted([*due, *(slot for slot, boundary in zip(asked, at) if boundary)])
-        if due:
-            self._compress(due)
-        self.emit(slice(0, n), logits, [b.request for b in self.running])
+        position += occupied
+        self.cache.advance(occupied)
+        self.choose(slice(0, rows), logits)
+        return logits
 
     def emit(self, rows: slice, logits: Tensor, requests: list[Request]) -> None:
-        """Choose the next token of these slots from their logits [rows, V]."""
         if self.probe:
             self.probe.logits(requests, logits)
+        self.choose(rows, logits)
+
+    def choose(self, rows: slice, logits: Tensor) -> None:
+        """Choose the next token of these slots from their logits [rows, V]."""
         written, done = self.written[rows], self.done[rows]
+        self.ended[rows] = done
         uniform = None
         if self.uniform is not None:
-            uniform = self.uniform[rows].gather(1, written[:, None]).squeeze(1)
+            # What a sequence says after its end needs no numbers of its own.
+            at = written.clamp(max=self.uniform.shape[1] - 1)
+            uniform = self.uniform[rows].gather(1, at[:, None]).squeeze(1)
         token = choose(logits, uniform, self.sampling)
         # A logit row with NaN or without a finite maximum must not pass for an answer; -1 is caught when the trial
         # is collected.
@@ -159,11 +246,11 @@ class _Run(Flight):
         spare = self.history.shape[1] - 1
         self.history[rows].scatter_(1, torch.where(done, spare, self.prompt[rows] + written)[:, None], token[:, None])
         written += ~done
-        done |= torch.isin(token, self.stop) | (token < 0) | (written >= self.sampling.max_new_tokens)
+        done |= (token[:, None] == self.stop).any(-1) | (token < 0) | (written >= self.sampling.max_new_tokens)
 
     def any_at_limit(self) -> bool:
         """Whether a sequence must have stopped by length alone; it may not take another step."""
-        return any(b.step + 1 >= self.sampling.max_new_tokens for b in self.running)
+        return bool((self.left[: self.active] <= 0).any())
 
     def collect(self) -> Iterator[Outcome]:
         """Hand out the finished trials and free their slots."""
@@ -172,8 +259,16 @@ class _Run(Flight):
             yield self._outcome(slot)
             self.remove(slot)
 
+    def remove(self, slot: int) -> None:
+        final = self.active - 1
+        for counter in (self.wait, self.chance, self.left, self.widest, self.behind):
+            counter[slot] = counter[final]
+        super().remove(slot)
+        self.occupied[final], self.done[final] = 0, True
+        self.cache.fill[:, final] = 0
+
     def _outcome(self, slot: int) -> Outcome:
-        row, count = self.running[slot], int(self.written[slot])
+        row, count = self.settle(slot), int(self.written[slot])
         ids = tuple(self.history[slot, row.prompt : row.prompt + count].tolist())
         if ids and ids[-1] < 0:
             raise FloatingPointError(

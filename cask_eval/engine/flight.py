@@ -130,7 +130,8 @@ class Flight:
         self.position, self.metered, self.metered_bytes = self.state(), self.state(), self.state()
         self.prompt, self.seed, self.event_count = self.state(), self.state(), self.state()
         self.kept_min, self.kept_max, self.regions = self.state(), self.state(), self.state(3)
-        self.done = self.state(dtype=torch.bool)
+        # done: has stopped; ended: had, before the newest token. Slots that hold no sequence are neither.
+        self.done, self.ended = self.state(dtype=torch.bool), self.state(dtype=torch.bool)
         # The last column is spare: what a sequence goes on to say after its end falls into it.
         self.history = self.state(max(len(r.prompt_ids) + room(r) for r in pending) + 1)
         self.measures: dict[str, Tensor] = {}  # name → [S, 2] sum and number of events
@@ -274,7 +275,7 @@ class Flight:
         counts = after.keep.sum(-1).movedim(1, 0).flatten(1)
         most = counts.amax(1)
         # What a sequence that has stopped goes through until it is collected belongs to no trial.
-        live = ~self.done[at]
+        live = ~self.ended[at]
         self.kept_min[at] = torch.where(live, self.kept_min[at].minimum(counts.amin(1)), self.kept_min[at])
         self.kept_max[at] = torch.where(live, self.kept_max[at].maximum(most), self.kept_max[at])
         regions = wiped(entries.positions, after.keep, entries.length, self.regions[at])

@@ -206,6 +206,11 @@ class SlotCache:
             mask = columns < self._block.limit[layer][..., None]
         return self._biased(layer, mask) if self.needs.bias else mask
 
+    def advance(self, occupied: Tensor) -> None:
+        """Take over what `begin_step` reserved, in the slots that hold a sequence (`occupied` [rows] int64, 1 or 0): in
+        the others the next token will be written over this one."""
+        self.fill[:, : self._rows] += occupied[:, None]
+
     def end_step(self, fills: Sequence[int]) -> None:
         """`fills`: entries per head of each row after the append, known to the host where all heads are alike."""
         if self._block:
