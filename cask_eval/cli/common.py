@@ -91,7 +91,12 @@ def device_options(command: Callable) -> Callable:
     """--device and --slots."""
 
     @device_option
-    @click.option("--slots", default=64, show_default=True, type=click.IntRange(1), help="Sequences in flight at once.")
+    @click.option(
+        "--slots",
+        type=click.IntRange(1),
+        help="Sequences in flight at once; by default as many as memory has room for, at most 64 on a CPU and 512 on a "
+        "GPU.",
+    )
     @functools.wraps(command)
     def wrapped(*args, device: str, **kwargs):
         return command(*args, device=resolve_device(device), **kwargs)

@@ -65,7 +65,7 @@ def command(
     roots: Path | None,
     gate: str | None,
     device: str,
-    slots: int,
+    slots: int | None,
     as_json: bool,
 ) -> int:
     """Run every cell and arm of STUDY (default: the one that is tuned) on the held-out split, once, then analyse.
@@ -95,7 +95,7 @@ def consume(
     study: str | None,
     digest: str | None,
     device: str,
-    slots: int,
+    slots: int | None,
     gate: str | None = None,
     exploratory: bool = False,
     stamps: tuple[str, Path | None] | None = None,

@@ -16,7 +16,7 @@ from cask_eval.workspace import Workspace
 @click.command("demo")
 @click.argument("folder", default="demo")
 @device_options
-def command(folder: str, device: str, slots: int) -> int:
+def command(folder: str, device: str, slots: int | None) -> int:
     """Run the embedded study in a new workspace FOLDER: init, register, tune, confirm, verify, report.
 
     Two tiny models, two budgets, alpha against TriAttention, offline, a few minutes on a laptop. The outcome is

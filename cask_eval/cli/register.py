@@ -15,7 +15,7 @@ from cask_eval.workspace import Workspace
 @click.argument("protocol", type=click.Path(dir_okay=False, path_type=Path))
 @device_options
 @json_option
-def command(protocol: Path, device: str, slots: int, as_json: bool) -> None:
+def command(protocol: Path, device: str, slots: int | None, as_json: bool) -> None:
     """Lock PROTOCOL: digests of the protocol, splits, models, methods and environment go into the ledger.
 
     Run it on the machine that will run the study: the environment is locked too.

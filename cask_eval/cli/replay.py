@@ -168,7 +168,7 @@ def command(
         seed=seed,
         arms=chosen,
         budgets=list(budgets),
-        slots=slots,
+        slots=slots or 64,
         block_bytes=block_mib << 20,
         environment=fingerprint.environment(device),
         methods=_sources(chosen),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @device_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, study: str | None, device: str, slots: int, as_json: bool) -> None:
+def command(ctx: click.Context, study: str | None, device: str, slots: int | None, as_json: bool) -> None:
     """Run the dev split of STUDY (default: the one that is registered), match each arm's budget to the baseline's
     mean cache, and freeze what the registered rules choose."""
     space = workspace(ctx)
@@ -62,7 +62,7 @@ def show(chosen: Select) -> None:
             click.echo(f"{label}: {configs[name]}, budget {chosen.arms[cell][name].schedule.budget}")
 
 
-def choose(space: Workspace, study: str | None, device: str, slots: int):
+def choose(space: Workspace, study: str | None, device: str, slots: int | None):
     """(ledger event, Select payload)."""
     quiet()
     from cask_eval.ledger.events import Select

@@ -22,6 +22,7 @@ from cask_eval.engine.recorded import NotRecordable, record
 from cask_eval.engine.regions import Regions
 from cask_eval.engine.sampling import Sampling, choose, uniforms
 from cask_eval.engine.transfer import indices
+from cask_eval.engine.usage import Usage
 from cask_eval.errors import ModelError
 from cask_eval.residency import Residency
 from cask_eval.schedule import Schedule
@@ -66,16 +67,18 @@ def generate(
     schedule: Schedule,
     sampling: Sampling,
     *,
-    slots: int = 64,
+    slots: int | None = None,
     poll: int | None = None,
     probe: Probe | None = None,
+    usage: Usage | None = None,
 ) -> Iterator[Outcome]:
     """Run every request; outcomes come in the order they finish.
 
     schedule: the policy's own at some budget (`policy.schedule(budget)`), or one part of it where it has several
-    chains. slots: sequences in flight at once. poll: steps between looks at which sequences have stopped (default 1
-    on CPU, 8 on an accelerator, where a look is a synchronisation). In fp32 a trial's tokens do not depend on its
-    company; in 16-bit types products round differently in batches of another size, which can decide a near-tie.
+    chains. slots: sequences in flight at once, by default as many as memory has room for (`capacity.fitting`). poll:
+    steps between looks at which sequences have stopped (default 1 on CPU, 8 on an accelerator, where a look is a
+    synchronisation). usage: is added to. In fp32 a trial's tokens do not depend on its company; in 16-bit types products
+    round differently in batches of another size, which can decide a near-tie.
 
     Raises ModelError when the model is not on the slot attention, MethodError before the first forward when a prompt
     does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
@@ -83,7 +86,7 @@ def generate(
     pending = checked(model, requests, policy, schedule)
     if not pending:
         return
-    run = _Run(model, policy, schedule, sampling, pending, slots, probe)
+    run = _Run(model, policy, schedule, sampling, pending, slots, probe, usage)
     poll = poll or (1 if run.device.type == "cpu" else 8)
     since = 0
     while run.active or run.pending:
@@ -110,8 +113,8 @@ class _Run(Flight):
     `Running` says is brought up to date (`settle`) only where it is read.
     """
 
-    def __init__(self, model, policy: Policy, schedule: Schedule, sampling: Sampling, pending: deque, slots, probe):
-        super().__init__(model, policy, schedule, pending, lambda _: sampling.max_new_tokens, slots, probe)
+    def __init__(self, model, policy: Policy, schedule: Schedule, sampling, pending: deque, slots, probe, usage):
+        super().__init__(model, policy, schedule, pending, lambda _: sampling.max_new_tokens, slots, probe, usage)
         self.sampling = sampling
         self.token, self.written, self.occupied = self.state(), self.state(), self.state()
         self.uniform = self.state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
@@ -165,7 +168,9 @@ class _Run(Flight):
         n = self.active
         width = self.width(1 + int(self.widest[:n].max()))
         fed = self.token[:n].clone() if self.schedule.boundaries else None
-        logits = self._replayed(n, width) if self.recorded else self.forward(n, width)
+        rows = self._rows(n) if self.recorded else n
+        self.usage.step(rows, width, n)
+        logits = self._replayed(rows, width) if self.recorded else self.forward(n, width)
         for counter, by in ((self.wait, -1), (self.chance, -1), (self.left, -1), (self.widest, 1), (self.behind, 1)):
             counter[:n] += by
         if self.footprint.packing:
@@ -186,12 +191,15 @@ class _Run(Flight):
         if self.probe:
             self.probe.logits([b.request for b in self.running], logits[:n])
 
-    def _replayed(self, n: int, width: int) -> Tensor:
-        """`forward` by its recording. Rows are rounded up, so that few recordings serve all numbers of sequences."""
+    def _rows(self, n: int) -> int:
+        """Rows to compute for `n` sequences: rounded up, so that few recordings serve all numbers of them."""
+        some = max(1, self.slots // 8)
+        return min(self.slots, -(-n // some) * some)
+
+    def _replayed(self, rows: int, width: int) -> Tensor:
+        """`forward` by its recording."""
         if self.of_capacity != self.cache.capacity:  # the buffers are others
             self.recordings, self.of_capacity = {}, self.cache.capacity
-        some = max(1, self.slots // 8)
-        rows = min(self.slots, -(-n // some) * some)
         if (made := self.recordings.get((rows, width))) is not None:
             return made()
         # Recording costs some steps' time, and what a GPU does for the first time cannot be captured.

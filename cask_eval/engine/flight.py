@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cask_eval.engine.attention import NAME as SLOT_ATTENTION
+from cask_eval.engine.capacity import fitting
 from cask_eval.engine.contract import Compressed, Entries
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.regions import Regions, wiped
 from cask_eval.engine.slots import CaptureCache, SlotCache
 from cask_eval.engine.transfer import indices
+from cask_eval.engine.usage import Usage
 from cask_eval.errors import MethodError, ModelError
 from cask_eval.residency import Residency
 from cask_eval.schedule import Book, Schedule
@@ -95,6 +97,7 @@ def checked(
 
 class Flight:
     """Slots, and what is known of the sequences in them. `room`: the most tokens that may follow a request's prompt.
+    `slots`: how many, None being as many as memory has room for (`capacity.fitting`). `usage` is added to.
 
     Subclasses feed tokens, and say what happens to the logits of a prompt's last token (`emit`) and to the state that
     they add when sequences enter slots (`enter`)."""
@@ -106,14 +109,16 @@ class Flight:
         schedule: Schedule,
         pending: deque,
         room: Callable[[Any], int],
-        slots: int,
+        slots: int | None,
         probe: Probe | None,
+        usage: Usage | None = None,
     ):
+        self.usage = usage or Usage()
         self.model, self.policy, self.schedule, self.probe = model, policy, schedule, probe
         self.pending, self.device, self.geometry = pending, model.device, geometry(model)
         self.footprint, self.needs = policy.footprint, policy.needs
         self.reindexed = getattr(policy.representation, "reindexed", False)
-        self.slots = min(slots, len(pending))
+        self.slots = min(slots or fitting(model, pending, policy, schedule, room), len(pending))
         # A prompt that is compressed before decoding never needs room for itself.
         capacity = max(schedule.capacity(len(r.prompt_ids), room(r)) for r in pending)
         self.cache = SlotCache(
@@ -178,6 +183,7 @@ class Flight:
     def _prefill(self, wave: list) -> None:
         rows, lengths = len(wave), [len(r.prompt_ids) for r in wave]
         longest = max(lengths)
+        self.usage.prompts(lengths)
         # Prompts start at column 0; what follows a shorter one is invisible to it (causal) and never cached.
         ids = torch.tensor([[*r.prompt_ids, *([0] * (longest - n))] for r, n in zip(wave, lengths)], device=self.device)
         prompt = torch.tensor(lengths, device=self.device)
@@ -317,6 +323,7 @@ class Flight:
         row, g = self.running[slot], self.geometry
         events = [e for e in row.events if e[0] <= steps]
         account = Residency(g.layers, g.kv_heads, g.entry_bytes, row.prompt, steps, events).settle(self.footprint)
+        self.usage.trial(steps, account.entries / (g.layers * g.kv_heads))
         metered = int(self.metered[slot]), int(self.metered_bytes[slot])
         planned = account.entries, account.payload_bytes + account.aux_bytes
         if metered != planned:

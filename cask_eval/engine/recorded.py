@@ -22,9 +22,9 @@ class NotRecordable(RuntimeError):
 
 
 def record(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], Tensor]]:
-    """What one call of `function` returns, and the same function without its Python: calling it does to the same tensors
-    what `function` did, and returns what that returned. Raises NotRecordable, and then what `function` had done by then
-    is done."""
+    """What one call of `function` returns, and the same function without its Python: calling that does to the same
+    tensors what `function` did, and returns what `function` returned. Raises NotRecordable; what `function` had done by
+    then is done."""
     return graph(function) if device.type == "cuda" else tape(function)
 
 

@@ -68,7 +68,7 @@ def replay(
     policy: Policy,
     schedule: Schedule,
     *,
-    slots: int = 64,
+    slots: int | None = None,
     full: Mapping[Any, Tensor] | None = None,
     chunk: int | None = None,
     probe: Probe | None = None,

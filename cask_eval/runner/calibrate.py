@@ -32,7 +32,7 @@ def measure(
     max_new_tokens: int,
     device: str,
     prompt: Prompt | None = None,
-    slots: int = 64,
+    slots: int | None = None,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Any, int]:

@@ -31,7 +31,7 @@ def answers(
     prompt: Prompt | None,
     max_new_tokens: int,
     device: str,
-    slots: int = 64,
+    slots: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], int]:
     """(rows, left out): one row for each problem of `manifest` that `model` answers greedily with its full cache, in

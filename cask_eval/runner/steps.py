@@ -129,7 +129,7 @@ def _refuse_dev_problems(workspace: Workspace, ledger: Ledger, study: Study) -> 
             )
 
 
-def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch) -> Event:
+def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch: Watch) -> Event:
     """Run the dev split, match budgets, apply the registered rules. An interrupted run goes on where it stopped."""
     ledger = Ledger(workspace.ledger)
     state = StudyState.of(ledger.events(), name)
@@ -171,6 +171,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int, watch: Watch)
                         row[config] = _search(bench, batch, ground, store, watch)
                         batch = replace(batch, choice=row[config])
                         bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
+            _say_usage(bench, watch)
             _complete(store, expected + search_keys(protocol, tried(matched), ids))
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
@@ -269,7 +270,7 @@ def confirm(
     workspace: Workspace,
     name: str,
     device: str,
-    slots: int,
+    slots: int | None,
     watch: Watch,
     *,
     exploratory: bool = False,
@@ -315,6 +316,7 @@ def confirm(
                 batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
                 given = replays(study, store, batch) if arm != REFERENCE else None
                 bench.run(batch, store.done, store.append, watch.advance, given)
+            _say_usage(bench, watch)
             _complete(store, expected)
             _end_session(ledger, study, session, True, store, device)
         _say_failures(store, watch, study.protocol.fidelity)
@@ -351,6 +353,11 @@ def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, sto
         invocation=fingerprint.invocation(study.workspace.root),
     )
     ledger.append(name, "records", payload, allow=guard(name, "records"))
+
+
+def _say_usage(bench: Bench, watch: Watch) -> None:
+    if text := bench.usage.text():
+        watch.say(text)
 
 
 def _say_failures(store: RecordStore, watch: Watch, fidelity: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cask_eval.engine.capacity import fitting
 from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import MeterMismatch, Outcome, Request, generate
 from cask_eval.engine.method import Policy
@@ -16,6 +17,7 @@ from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
 from cask_eval.engine.replay import Given, Replayed, dense, replay
 from cask_eval.engine.sampling import Sampling
+from cask_eval.engine.usage import Usage
 from cask_eval.errors import ModelError, StateError
 from cask_eval.fidelity import Tokens, summarise
 from cask_eval.ledger.events import ArmChoice
@@ -74,11 +76,13 @@ class Replays:
 
 class Bench:
     """One study on one device. `registration` is the hash of its registration, `seed_root` what its seeds are derived
-    from. `slots` are the sequences in flight at most; a batch that runs out of memory goes on with half of them."""
+    from. `slots` are the sequences in flight at most, None being as many as memory has room for; a batch that runs out
+    of memory goes on with half of them. `usage` says of all that was generated how much of the work was of use."""
 
-    def __init__(self, study: Study, registration: str, seed_root: str, device: str, slots: int = 64):
+    def __init__(self, study: Study, registration: str, seed_root: str, device: str, slots: int | None = None):
         self.study, self.registration, self.seed_root = study, registration, seed_root
-        self.device, self.slots = device, slots
+        self.device, self.slots, self.usage = device, slots, Usage()
+        self._lengths: dict[tuple[str, str, str, int], int] = {}
 
     def policy(self, model: Model, decoder: Any, tokenizer: Any, choice: ArmChoice) -> Policy:
         """The arm's method, bound to the loaded model."""
@@ -142,10 +146,15 @@ class Bench:
                 f"{lost[0][-2]}/{lost[0][-1]} of {model.name}; restore the records"
             )
         if replays is None:
+            # Those that took longest under another arm come first: a long one that begins last runs alone in the end.
+            of = (batch.phase, batch.cell.model)
+            expected = {r.key: self._lengths.get((*of, *r.key[-2:]), generation.max_new_tokens) for r in requests}
+            requests.sort(key=lambda r: (-expected[r.key], -lengths[r.key]))
             for result in self._trials(decoder, requests, policy, schedule, sampling):
                 record = made(result)
                 save([record])
                 progress(1, record.output_tokens)
+                self._lengths[(*of, *record.key[-2:])] = record.output_tokens
             return
         for several in _some(self._replays(decoder, requests, policy, schedule, replays.references), KEPT_AT_ONCE):
             records = [made(result) for result in several]
@@ -176,18 +185,23 @@ class Bench:
     def _trials(self, decoder, requests, policy, schedule, sampling, full=None) -> Iterator[_Chains | _Fault]:
         """One result a trial: the outcomes of all its chains, or the fault of the first that broke."""
         parts = schedule.split()
+
+        def room(r: Request | Given) -> int:
+            return sampling.max_new_tokens if sampling else len(r.continuation)
+
+        slots = self.slots or min(fitting(decoder, requests, policy, part, room) for part in parts)
         # With several chains a trial is done only when the last one is; blocks keep finished ones from piling up.
-        size = len(requests) if len(parts) == 1 else 4 * self.slots
+        size = len(requests) if len(parts) == 1 else 4 * slots
         for start in range(0, len(requests), size):
             block = requests[start : start + size]
             if len(parts) == 1:
-                for outcome in self._outcomes(decoder, block, policy, parts[0], sampling, self.slots, full):
+                for outcome in self._outcomes(decoder, block, policy, parts[0], sampling, slots, full):
                     yield outcome if isinstance(outcome, _Fault) else _Chains(outcome.key, [outcome])
                 continue
             done: dict[Any, list[Outcome | Replayed | _Fault]] = {r.key: [] for r in block}
             for index, part in enumerate(parts):
                 chain = [replace(r, seed=chain_seed(r.seed, index)) for r in block]
-                for outcome in self._outcomes(decoder, chain, policy, part, sampling, self.slots, full):
+                for outcome in self._outcomes(decoder, chain, policy, part, sampling, slots, full):
                     done[outcome.key].append(outcome)
             for key, several in done.items():
                 yield next((o for o in several if isinstance(o, _Fault)), None) or _Chains(key, several)
@@ -204,7 +218,7 @@ class Bench:
             try:
                 some = list(left.values())
                 if full is None:
-                    run = generate(decoder, some, policy, schedule, sampling, slots=slots)
+                    run = generate(decoder, some, policy, schedule, sampling, slots=slots, usage=self.usage)
                 else:
                     run = replay(decoder, some, policy, schedule, slots=slots, full=full)
                 for outcome in run:
