@@ -15,18 +15,24 @@ from cask_eval.workspace import Workspace
 @click.argument("protocol", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def command(protocol: Path, as_json: bool) -> int:
-    """Check PROTOCOL: its fields, its branches, and what its sample size can detect."""
-    from cask_eval.decide.lint import describe_power, lint
+    """Check PROTOCOL: its fields, its branches, its methods, and what its sample size can detect."""
+    from cask_eval.cli.arms import faults
+    from cask_eval.decide.lint import Finding, describe_power, lint
     from cask_eval.protocol.load import load
     from cask_eval.splits.store import read
 
     loaded = load(protocol)
-    count = None
-    try:
-        count = len(read(Workspace.find(protocol.parent).resolve(loaded.protocol.task.heldout)).items)
-    except CaskError as error:
-        click.echo(f"note: sample size unknown, power not checked: {error}", err=True)
-    findings = lint(loaded.protocol, count)
+    sizes, missing = {}, []
+    for split in ("dev", "heldout"):
+        try:
+            path = Workspace.find(protocol.parent).resolve(getattr(loaded.protocol.task, split))
+            sizes[split] = len(read(path).items)
+        except CaskError as error:
+            also = "; the sample size is unknown, so power is not checked" if split == "heldout" else ""
+            missing.append(Finding("warning", f"task.{split}", f"{error}{also}"))
+    count = sizes.get("heldout")
+    findings = [*faults(loaded.protocol), *lint(loaded.protocol, count), *missing]
+    findings.sort(key=lambda f: f.level != "error")
     power = describe_power(loaded.protocol, count) if count else None
     if as_json:
         print_json(

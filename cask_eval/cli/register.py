@@ -26,6 +26,7 @@ def command(protocol: Path, device: str, slots: int | None, as_json: bool) -> No
     else:
         say(power)
         click.echo(f"registered {event.study}: {event.hash}")
+        click.echo(f"protocol digest, which confirm will ask for: {event.payload['protocol_digest']}")
         click.echo(f"next: {command_line(Workspace.find(protocol.parent), f'tune {event.study}')}")
 
 

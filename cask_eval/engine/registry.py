@@ -79,7 +79,8 @@ def source_packages(methods: Iterable[Method]) -> dict[str, Path]:
         if len(places) != 1:
             raise MethodError(
                 f"the source of package {top!r} is not one directory on this machine: {places}; a method "
-                "must live in a package, so that its source can be locked"
+                f"must live in a package, so that its source can be locked: move {top}.py to {top}/__init__.py and "
+                "install again"
             )
         out[top] = Path(places[0]).resolve()
     return out

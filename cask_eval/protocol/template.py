@@ -55,7 +55,10 @@ controls:
 # How the development split chooses among the values under `tune`.
 tuning: {{select: max_mean_accuracy, scope: all_cells, ties: smallest}}
 
-# Equal memory is measured, not assumed: a cell whose realised mean caches differ by more than this is void.
+# Equal memory is measured, not assumed: a cell whose realised mean caches differ by more than this is void. So is one
+# whose ratio has an interval beyond interval_tolerance (0.05), whose candidate peaks above peak_ratio (1.5) times the
+# baseline's peak, of which fewer than min_active (0.8) of the trials were compressed, whose arms meet the length cap
+# in shares that differ by more than max_cap_gap (0.10), or treat the prompt differently (prompt_policies: same).
 matched_cache: {{tolerance: "0.03"}}
 
 # A cell is positive when the candidate wins at `alpha`, shared out over the cells; it is negative when the

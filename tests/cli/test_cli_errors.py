@@ -153,6 +153,9 @@ PROTOCOLS = {
     "tag": (template().replace("study: ", "study: !!str "), "has the tag"),
     "two": (template() + "---\n" + template(), "a second document begins here"),
     "unreachable": (template().replace('positive_cells: ">=1"', 'positive_cells: ">=9"'), "cannot be reached"),
+    "method": (template().replace("preset: random_pp", "preset: randm_pp"), "did you mean random_pp"),
+    "parameter": (template().replace("delta: 16", "dleta: 16"), "unknown parameter 'dleta'"),
+    "tuned value": (template().replace("lambda: [", 'lambda: ["x", '), "parameter lambda is 'x'"),
     "no otherwise": (template().replace("- {name: C, otherwise: true,", "# {"), "no branch says `otherwise: true`"),
 }
 
@@ -170,6 +173,12 @@ def test_a_bad_protocol(name, run, here):
 def test_line_ends_and_byte_order_marks_do_not_matter(data, run, here):
     (here / PROTOCOL).write_bytes(data)
     assert run("lint", PROTOCOL)[0] == 0
+
+
+def test_a_protocol_without_its_splits_is_warned_of(run, here):
+    (here / PROTOCOL).write_text(template().replace("splits/chain-dev.json", "splits/nope.json"))
+    code, out, _ = run("lint", PROTOCOL)
+    assert code == 0 and "warning: task.dev: " in out and "nope.json" in out
 
 
 def test_bytes_that_are_no_text(run, here):
