@@ -12,7 +12,7 @@ test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -q -n 2
 
 slow: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -n 2 -m slow
 
 # The constraints are installed first, so that torch is the pinned build before anything can ask for another.
 $(VENV)/.ready: pyproject.toml constraints.txt

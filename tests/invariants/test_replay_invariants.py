@@ -39,7 +39,16 @@ VARIANTS = {name: case(name) for name in NAMES} | {
 }
 
 
-@pytest.fixture(params=VARIANTS)
+# To a replay they are like another one here: they score, select or share out differently and remember nothing of a kind
+# of its own. CI runs them too.
+ALIKE = {
+    *("random_pp", "recency_pp", "tova", "keydiff", "value_norm", "pyramidkv", "ams_faithful", "dpp", "tri_adakv"),
+    *("facility_location", "tri_pyramid", "tri_vote", "tri_redundancy", "tri_value_norm", "cask-reweighted"),
+    *("recency-every-step", "everything-slowly", "tri_merge-log-mass"),
+}
+
+
+@pytest.fixture(params=[pytest.param(v, marks=pytest.mark.slow if v in ALIKE else ()) for v in VARIANTS])
 def variant(request) -> Case:
     return VARIANTS[request.param]
 
