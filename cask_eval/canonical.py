@@ -78,16 +78,38 @@ def leaf_hash(leaf: bytes) -> bytes:
 
 def merkle_root_of(hashes: Iterable[bytes]) -> str:
     """`merkle_root` of leaves of which only the hashes were kept."""
-    level = list(hashes)
-    if not level:
-        return "sha256:" + hashlib.sha256(b"").hexdigest()
+    tree = Merkle()
+    for found in hashes:
+        tree.add(found)
+    return tree.root
 
-    # RFC 6962 splits at the largest power of two below n; pairing neighbours and promoting an odd last node
-    # builds the same tree without recursion.
-    while len(level) > 1:
-        paired = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2])]
-        level = paired + level[len(paired) * 2 :]
-    return "sha256:" + level[0].hex()
+
+class Merkle:
+    """`merkle_root_of` of hashes that come one by one and are not kept: what it remembers grows with the logarithm of
+    their number."""
+
+    def __init__(self) -> None:
+        # RFC 6962 splits at the largest power of two below n, so a tree is a row of full trees, the largest first, each
+        # joined with all that come behind it. (height, hash) of each.
+        self._full: list[tuple[int, bytes]] = []
+
+    def add(self, leaf: bytes) -> None:
+        """Add the `leaf_hash` of the next leaf."""
+        height = 0
+        while self._full and self._full[-1][0] == height:
+            leaf = hashlib.sha256(b"\x01" + self._full.pop()[1] + leaf).digest()
+            height += 1
+        self._full.append((height, leaf))
+
+    @property
+    def root(self) -> str:
+        """The root of what was added until now."""
+        if not self._full:
+            return "sha256:" + hashlib.sha256(b"").hexdigest()
+        *before, (_, top) = self._full
+        for _, found in reversed(before):
+            top = hashlib.sha256(b"\x01" + found + top).digest()
+        return "sha256:" + top.hex()
 
 
 def loads(data: str | bytes) -> Any:

@@ -104,6 +104,24 @@ def remove(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def move(path: Path, target: Path) -> None:
+    """Give a file another name, for good; there must be none of that name."""
+    if os.path.lexists(target):
+        raise RecordError(f"{target} is there already; move it away")
+    os.replace(path, target)
+    sync_folder(target.parent)
+    sync_folder(path.parent)
+
+
+def ends(path: Path) -> Iterator[int]:
+    """Where each line of a file ends, in bytes."""
+    at = 0
+    with open(path, "rb") as f:
+        for line in f:
+            at += len(line)
+            yield at
+
+
 def append(path: Path, data: bytes) -> None:
     """Write `data` behind the last line and return when the disk has it. When the system refuses, which raises OSError
     with the file's name, the file is left as it was."""

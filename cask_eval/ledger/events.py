@@ -78,12 +78,23 @@ class Invocation(Strict):
     commit: str | None
 
 
+class SegmentCommit(Strict):
+    """One sealed segment of a phase's records (`cask_eval.records.segments`): `count` records, and their Merkle root by
+    themselves."""
+
+    count: Positive
+    merkle_root: Digest
+
+
 class RecordsCommit(Strict):
-    """`count` record lines whose Merkle root is `merkle_root`; `path` relative to the workspace."""
+    """`count` records whose Merkle root is `merkle_root`, however they are spread over files; `path` relative to the
+    workspace. `segments`: the sealed ones, in their order; what is left lies in the file at `path`. They follow from
+    the same records and are there to say where damage is."""
 
     path: str
     count: Annotated[int, Field(ge=0)]
     merkle_root: Digest
+    segments: list[SegmentCommit] = Field(default=[], exclude_if=lambda value: not value)
 
 
 class ScheduleLock(Strict):

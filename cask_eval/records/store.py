@@ -1,76 +1,107 @@
-"""The records of one phase: a file of one record per line that can be resumed after a crash."""
+"""The records of one phase: one record per line, in a file, or in several where they are many, that can be resumed
+after a crash."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from cask_eval import jsonl
-from cask_eval.canonical import canonical, loads, merkle_root
+from cask_eval.canonical import canonical, digest_file, leaf_hash, loads
 from cask_eval.errors import DriftError, RecordError, StateError
 from cask_eval.fields import first_fault
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.protocol.keys import Key
+from cask_eval.records import segments
 from cask_eval.records.model import Record
+from cask_eval.records.segments import Index
 
 log = logging.getLogger(__name__)
 
 
 class RecordStore:
-    """The records file at `path`, plain or packed (`jsonl.packed`); a file that is not there has no records."""
+    """The records at `path`, plain or packed (`jsonl.packed`), with the sealed segments in front of them
+    (`cask_eval.records.segments`); a file that is not there has no records."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._keys: set[Key] | None = None
+        self._indices: list[Index] = []
         self.torn = b""
         """What `open` set aside of an incomplete last line."""
 
-    def read(self) -> Iterator[Record]:
-        """The records in file order. Raises RecordError naming the line that is no record or repeats a key, and when
-        the packed form is damaged or is there beside the plain one."""
-        return self._records(jsonl.read_either(self.path))
+    @property
+    def files(self) -> list[Path]:
+        """The segments in the order of their records, by their plain names; the open one is the last. Raises RecordError
+        when one is gone."""
+        return [*segments.sealed(self.path), self.path]
 
-    def _records(self, found: jsonl.Lines) -> Iterator[Record]:
-        seen: dict[Key, int] = {}
-        for number, line in enumerate(found.lines, 1):
-            record = parse(line, f"{self.path}:{number}")
-            if record.key in seen:
-                raise RecordError(
-                    f"{self.path}:{number}: {_show(record.key)} is already at line {seen[record.key]}; "
-                    "a trial has one record"
-                )
-            seen[record.key] = number
-            yield record
-        if found.torn:
-            raise RecordError(
-                f"{self.path}:{len(found.lines) + 1}: the last line is incomplete; run the command that writes it "
-                "again, it resumes there"
-            )
+    def read(self, cell: str | None = None, arm: str | None = None, config: str | None = None) -> Iterator[Record]:
+        """The records in the order in which they were written; of one cell, arm or configuration, where they are named.
+        Inside `open` those are found without reading the others.
+
+        Raises RecordError naming the line that is no record or repeats a key, and when a packed form is damaged or is
+        there beside the plain one."""
+        wanted = cell, arm, config
+        if self._keys is not None and wanted != (None, None, None):
+            yield from self._found(*wanted)
+            return
+        seen: dict[Key, tuple[Path, int]] = {}
+        for path in self.files:
+            for record, _ in _records(path, jsonl.read_either(path), seen):
+                if all(w in (None, part) for w, part in zip(wanted, record.key[1:4])):
+                    yield record
+
+    def _found(self, *wanted: str | None) -> Iterator[Record]:
+        for path, index in zip(self.files, self._indices, strict=True):
+            rows = index.rows(*wanted)
+            if not rows:
+                continue
+            with open(path, "rb") as f:
+                for row in rows:
+                    start, end = index.span(row)
+                    f.seek(start)
+                    yield parse(f.read(end - start), f"{path}:{row + 1}")
 
     @contextmanager
     def open(self) -> Iterator[RecordStore]:
-        """Take the file for writing, set aside what a crash left incomplete, and load the keys that are done.
+        """Take the records for writing, set aside what a crash left incomplete, and load the keys that are done. Sealed
+        segments are not parsed again: their bytes are compared with the digest in their index.
 
-        Raises StateError when another process has the file or when it is packed, RecordError when it is damaged.
+        Raises StateError when another process has them or when they are packed, RecordError when they are damaged.
         """
         with self._taken():
             try:
-                if jsonl.packed(self.path).exists():
-                    raise StateError(
-                        f"{jsonl.packed(self.path)} is packed: its study is closed and takes no more records"
-                    )
+                for path in self.files:
+                    if jsonl.packed(path).exists():
+                        raise StateError(f"{jsonl.packed(path)} is packed: its study is closed and takes no more records")
                 self.torn = jsonl.repair(self.path)
                 if self.torn:
                     log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))
-                self._keys = {record.key for record in self.read()}
+                self._keys = self._load()
                 yield self
             finally:
-                self._keys = None
+                self._keys, self._indices = None, []
+
+    def _load(self) -> set[Key]:
+        """The indices of all segments, and the keys in them."""
+        *closed, last = self.files
+        self._indices = [*map(_sealed, closed), _index(last)]
+        keys: set[Key] = set()
+        for path, index in zip(self.files, self._indices, strict=True):
+            for row, key in enumerate(index.keys, 1):
+                if key in keys:
+                    raise RecordError(f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record")
+                keys.add(key)
+        return keys
 
     @contextmanager
     def _taken(self) -> Iterator[None]:
@@ -102,40 +133,160 @@ class RecordStore:
             if record.key in self._keys or record.key in new:
                 raise RecordError(f"{self.path}: {_show(record.key)} has a record already; a trial has one record")
             new.add(record.key)
-        if records:
-            jsonl.append(self.path, b"".join(line_of(record) + b"\n" for record in records))
-            self._keys |= new
+        if not records:
+            return
+        lines = [line_of(record) + b"\n" for record in records]
+        leaves = [leaf_hash(canonical_lines(record)[1]) for record in records]
+        if len(self._indices[-1]) >= segments.FULL_RECORDS or self._indices[-1].size >= segments.FULL_BYTES:
+            self._seal()
+        jsonl.append(self.path, b"".join(lines))
+        index = self._indices[-1]
+        for record, line, leaf in zip(records, lines, leaves, strict=True):
+            index.add(record.key, len(line), leaf)
+        self._keys.update(index.keys[-len(records) :])
+
+    def _seal(self) -> None:
+        """Seal the open segment. It is moved in one step, and its index only says again what it holds, so that a crash
+        at any point leaves what `open` goes on from."""
+        path, index = segments.place(self.path, len(self._indices)), self._indices[-1]
+        if not path.parent.exists():
+            path.parent.mkdir()
+            jsonl.sync_folder(path.parent.parent)
+        if self.path.stat().st_size != index.size:
+            raise RecordError(f"{self.path}: was changed while it was written to; run the command again")
+        jsonl.move(self.path, path)
+        self._indices.append(Index())
+        segments.write(index, digest_file(path), path)
 
     def commit(self, root: Path) -> RecordsCommit:
         """Count and Merkle root of the records; `root` is the workspace. Raises RecordError."""
-        return commit(self.read(), self.path.resolve().relative_to(Path(root).resolve()).as_posix())
+        path = self.path.resolve().relative_to(Path(root).resolve()).as_posix()
+        if self._keys is not None:
+            return segments.commit(self._indices, path, len(self._indices) - 1)
+        seen: dict[Key, tuple[Path, int]] = {}
+        indices = [_indexed(_records(file, jsonl.read_either(file), seen)) for file in self.files]
+        return segments.commit(indices, path, len(indices) - 1)
 
     def pack(self, committed: RecordsCommit) -> bool:
-        """Replace the plain form by the packed one; False when that was done before. An earlier attempt that was cut
-        off before the plain one was removed is finished.
+        """Replace the plain form by the packed one, segment by segment; False when that was done before. An earlier
+        attempt that was cut off before the last plain one was removed is finished.
 
         Raises DriftError when what is there is not what was `committed`, RecordError when it is damaged, StateError
-        when another process has the file.
+        when another process has the records.
         """
         with self._taken():
-            packed = jsonl.packed(self.path)
-            plain = jsonl.read(self.path) if self.path.exists() else None
-            before = jsonl.read_packed(self.path) if packed.exists() else None
-            if plain is None and before is None:
-                raise DriftError(f"{self.path} is not there; restore it before it is packed")
-            for path, found, other in ((self.path, plain, before), (packed, before, plain)):
-                if found is not None and commit(self._records(found), committed.path) != committed:
-                    remedy = "remove it and pack again" if other else "restore it before it is packed"
-                    raise DriftError(f"{path} is not what the ledger commits to; {remedy}")
-            if plain is None:
-                return False
-            if before is None:
-                jsonl.pack(self.path)
-            elif before.lines != plain.lines:
-                raise DriftError(f"{self.path} and {packed.name} differ in their measures; keep the one you trust")
-            else:
-                jsonl.remove(self.path)
-            return True
+            forms = [_Forms(path) for path in self.files]
+            self._as_committed(forms, committed)
+            for form in forms:
+                if form.both and form.read(form.packed).lines != form.read(form.plain).lines:
+                    packed = form.packed.name
+                    raise DriftError(f"{form.plain} and {packed} differ in their measures; keep the one you trust")
+            # Before the first is packed: an index says that its segment can be read at once, which then is over.
+            for form in forms[:-1]:
+                if (index := segments.beside(form.plain)).exists():
+                    jsonl.remove(index)
+            for form in forms:
+                if form.both:
+                    jsonl.remove(form.plain)
+                elif form.there == [form.plain]:
+                    jsonl.pack(form.plain)
+            return any(form.plain in form.there for form in forms)
+
+    def _as_committed(self, forms: list[_Forms], committed: RecordsCommit) -> None:
+        """Raises DriftError unless every form of every segment is what is committed to."""
+        for form in forms:
+            if not form.there:
+                raise DriftError(f"{form.plain} is not there; restore it before it is packed")
+        chosen = [form.index(form.there[0]) for form in forms]
+        found = segments.commit(chosen, committed.path, len(forms) - 1)
+        if found != committed:
+            same = [a == b for a, b in zip(found.segments, committed.segments)]
+            at = same.index(False) if False in same else len(forms) - 1
+            if len(found.segments) != len(committed.segments):
+                raise DriftError(
+                    f"{segments.folder(self.path)} holds {len(found.segments)} segments, the ledger commits to "
+                    f"{len(committed.segments)}; restore them before they are packed"
+                )
+            raise DriftError(forms[at].not_committed(forms[at].there[0]))
+        for form, index in zip(forms, chosen, strict=True):
+            if form.both and form.index(form.packed).commit() != index.commit():
+                raise DriftError(form.not_committed(form.packed))
+
+
+class _Forms:
+    """The forms of one segment that are there: plain, packed, or, after a crash, both."""
+
+    def __init__(self, path: Path):
+        self.plain, self.packed = path, jsonl.packed(path)
+        self.there = [form for form in (self.plain, self.packed) if form.exists()]
+        self.both = len(self.there) > 1
+
+    def read(self, form: Path) -> jsonl.Lines:
+        return jsonl.read(form) if form == self.plain else jsonl.read_packed(self.plain)
+
+    def index(self, form: Path) -> Index:
+        return _indexed(_records(self.plain, self.read(form), {}))
+
+    def not_committed(self, form: Path) -> str:
+        remedy = "remove it and pack again" if self.both else "restore it before it is packed"
+        return f"{form} is not what the ledger commits to; {remedy}"
+
+
+def _records(
+    path: Path, found: jsonl.Lines, seen: dict[Key, tuple[Path, int]]
+) -> Iterator[tuple[Record, int]]:
+    """The records in a file, each with the length of its line; `seen` are the keys that came before. Raises
+    RecordError."""
+    for number, line in enumerate(found.lines, 1):
+        record = parse(line, f"{path}:{number}")
+        key = segments.shared(record.key)
+        if key in seen:
+            before, at = seen[key]
+            where = f"line {at}" if before == path else f"{before}:{at}"
+            raise RecordError(f"{path}:{number}: {_show(key)} is already at {where}; a trial has one record")
+        seen[key] = path, number
+        yield record, len(line) + 1
+    if found.torn:
+        remedy = "run the command that writes it again, it resumes there"
+        if path.parent.suffix == ".segments":
+            remedy = "it was complete once; restore it"
+        raise RecordError(f"{path}:{len(found.lines) + 1}: the last line is incomplete; {remedy}")
+
+
+def _indexed(records: Iterable[tuple[Record, int]]) -> Index:
+    index = Index()
+    for record, size in records:
+        index.add(record.key, size, leaf_hash(canonical_lines(record)[1]))
+    return index
+
+
+def _index(path: Path) -> Index:
+    """The index of a plain file, parsed. Raises RecordError."""
+    found = _indexed(_records(path, jsonl.read(path), {}))
+    if path.exists() and found.size != path.stat().st_size:
+        # Line ends of another system are counted as they are.
+        found.ends = array("Q", jsonl.ends(path))
+    return found
+
+
+def _sealed(path: Path) -> Index:
+    """The index of a sealed segment, made again where it was lost. Raises RecordError when the segment is not the one
+    that was sealed."""
+    try:
+        known = segments.read(path)
+    except RecordError as error:
+        log.warning("%s; it is made again", error)
+        known = None
+    if known is None:
+        index = _index(path)
+        segments.write(index, digest_file(path), path)
+        return index
+    index, digest = known
+    if (size := path.stat().st_size) != index.size or digest_file(path) != digest:
+        raise RecordError(
+            f"{path}: is not the segment that was sealed ({size} bytes, sealed were {index.size}); restore it"
+        )
+    return index
 
 
 def parse(line: bytes, where: str) -> Record:
@@ -153,6 +304,21 @@ def line_of(record: Record) -> bytes:
     return canonical(record.model_dump(mode="json"))
 
 
+def canonical_lines(record: Record) -> tuple[bytes, bytes]:
+    """`line_of` and `evidence_of`, many times faster, of a record that they or `canonical.loads` have let in: without
+    floats, large integers and names beyond ASCII, RFC 8785 is sorted, compact JSON."""
+    value = record.model_dump(mode="json")
+    if not all(name.isascii() for name in record.measures):
+        return line_of(record), evidence_of(record)
+    line = _compact(value)
+    # No text can hold this: in a JSON text every quotation mark has a backslash before it.
+    return line, line.replace(b'"measures":' + _compact(value["measures"]) + b",", b"", 1)
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
 def evidence_of(record: Record) -> bytes:
     """The part of the record that is committed to: all but the measures, whose last digits depend on the batch."""
     return canonical(record.model_dump(mode="json", exclude={"measures"}))
@@ -168,11 +334,13 @@ def same_evidence(again: Record, stored: Record) -> bool:
     return evidence_of(again) == evidence_of(stored)
 
 
-def commit(records: Iterator[Record] | list[Record], path: str) -> RecordsCommit:
+def commit(records: Iterable[Record], path: str) -> RecordsCommit:
     """Count and Merkle root over `evidence_of` the records in the order of their keys: the order of the run, which
     differs after a crash or on several machines, does not matter."""
-    leaves = sorted((record.key, evidence_of(record)) for record in records)
-    return RecordsCommit(path=path, count=len(leaves), merkle_root=merkle_root(line for _, line in leaves))
+    index = Index()
+    for record in records:
+        index.add(record.key, 0, leaf_hash(evidence_of(record)))
+    return segments.commit([index], path)
 
 
 def _show(key: Key) -> str:

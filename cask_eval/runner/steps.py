@@ -157,13 +157,13 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
                 ground = grounds[cell.model]
                 batch = Batch("dev", cell, REFERENCE, "", tuning.full(cell, ground))
                 bench.run(batch, store.done, store.append, watch.advance)
-                own = [r for r in store.read() if r.cell == cell.name]
+                own = list(store.read(cell.name))
                 matched[cell.name] = {REFERENCE: {"": tuning.measured_full(cell, ground, own)}}
             for cell in protocol.cells:
                 ground = grounds[cell.model]
                 batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, ground))
                 bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
-                baseline = [r for r in store.read() if r.cell == cell.name and r.arm == "baseline"]
+                baseline = list(store.read(cell.name, "baseline"))
                 matched[cell.name] = tuning.match(protocol, cell, ground, baseline)
                 for arm, row in matched[cell.name].items():
                     for config, draft in row.items() if arm != "baseline" else ():
@@ -187,9 +187,8 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
         elif _commit(store, workspace) != state.dev_run[1].records:
             raise DriftError("the dev records differ from what the dev_run event committed to; restore them")
         _say_failures(store, watch, protocol.fidelity)
-        records = list(store.read())
-        chosen = tuning.select(protocol, ids, records, state.dev_run[1], grounds)
-        _refuse_broken(records, chosen)
+        chosen = tuning.select(protocol, ids, store.read, state.dev_run[1], grounds)
+        _refuse_broken(store, chosen)
     return ledger.append(name, "select", chosen, allow=guard(name, "select", event.hash))
 
 
@@ -205,8 +204,7 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
         step = replace(draft, config=step_config(draft.config, budget), choice=choice)
         given = replays(bench.study, store, step)
         bench.run(step, store.done, store.append, lambda _, tokens: watch.advance(0, tokens), given)
-        own = (draft.cell.name, draft.arm, step.config)
-        ran[budget] = [r for r in store.read() if (r.cell, r.arm, r.config) == own]
+        ran[budget] = list(store.read(draft.cell.name, draft.arm, step.config))
         return ran[budget]
 
     choice = tuning.searched(draft.cell, ground, draft.choice, evaluate)
@@ -235,16 +233,16 @@ def replays(study: Study, store: RecordStore, batch: Batch) -> Replays | None:
     if not study.protocol.fidelity:
         return None
     cell = next(c for c in study.protocol.reference_cells if c.model == batch.cell.model)
-    own = [r for r in store.read() if (r.cell, r.arm) == (cell.name, REFERENCE)]
+    own = store.read(cell.name, REFERENCE)
     return Replays({(r.problem, r.sample): r for r in own}, token_file(study, store, batch).add)
 
 
-def _refuse_broken(records: list[Record], chosen: Select) -> None:
+def _refuse_broken(store: RecordStore, chosen: Select) -> None:
     """A candidate that failed every dev trial of a cell would spend the held-out split on nothing. One that is screened
     out does not."""
     frozen = [(cell, arm, row[arm]) for cell, row in chosen.chosen.items() for arm in chosen.survivors]
     for cell, arm, config in frozen:
-        mine = [r for r in records if (r.cell, r.arm, r.config) == (cell, arm, config)]
+        mine = list(store.read(cell, arm, config))
         if mine and all(r.failure for r in mine):
             fault = mine[0].failure
             raise StateError(

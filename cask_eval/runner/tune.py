@@ -131,14 +131,19 @@ def searched(
 
 
 def select(
-    protocol: Protocol, dev_ids: list[str], records: list[Record], dev: DevRun, grounds: Mapping[str, Ground]
+    protocol: Protocol,
+    dev_ids: list[str],
+    read: Callable[..., Iterable[Record]],
+    dev: DevRun,
+    grounds: Mapping[str, Ground],
 ) -> Select:
-    """The registered rules applied to the dev records, and every held-out arm frozen with its matched budget."""
+    """The registered rules applied to the dev records, and every held-out arm frozen with its matched budget. `read`
+    gives the records, or those of a cell and an arm, as `RecordStore.read` does: there may be more than memory holds."""
     frozen = {}
     for cell in protocol.cells:
-        own = [r for r in records if r.cell == cell.name and r.arm == "baseline"]
+        own = list(read(cell.name, "baseline"))
         frozen[cell.name] = controls(protocol, cell, grounds[cell.model], own)
-    return selection.freeze(protocol, selection.select(protocol, records, dev_ids), dev.matched, frozen)
+    return selection.freeze(protocol, selection.select(protocol, read(), dev_ids), dev.matched, frozen)
 
 
 def _reference(cell: Cell, records: list[Record], arm: str = "the baseline") -> tuple[Lengths, Fraction]:

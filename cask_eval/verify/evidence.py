@@ -6,7 +6,6 @@ the parsers are the strict ones.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from cask_eval.protocol.keys import dev_runs, full_arms
 from cask_eval.protocol.model import REFERENCE, Protocol
 from cask_eval.records import tokens
 from cask_eval.records.model import Record, ResidencyRecord
-from cask_eval.records.store import evidence_of, line_of, parse
+from cask_eval.records.store import canonical_lines, parse
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import data as local
 from cask_eval.tasks import registry
@@ -473,21 +472,6 @@ class _Lines:
             raise RecordError(f"{self.where}:{given + 1}: the last line is incomplete")
         self.torn = bool(last.torn)
         yield from last.lines
-
-
-def canonical_lines(record: Record) -> tuple[bytes, bytes]:
-    """`records.store.line_of` and `evidence_of`, many times faster, of a record that `canonical.loads` has let in:
-    without floats, large integers and names beyond ASCII, RFC 8785 is sorted, compact JSON."""
-    value = record.model_dump(mode="json")
-    if not all(name.isascii() for name in record.measures):
-        return line_of(record), evidence_of(record)
-    line = _compact(value)
-    # No text can hold this: in a JSON text every quotation mark has a backslash before it.
-    return line, line.replace(b'"measures":' + _compact(value["measures"]) + b",", b"", 1)
-
-
-def _compact(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def protocol_of(data: bytes, name: str) -> Protocol | str:

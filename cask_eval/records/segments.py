@@ -1,0 +1,195 @@
+"""Long records in segments, so that what is finished need not be parsed again.
+
+``X.jsonl`` is the open segment, the only one that lines are added to. When it is full it is sealed: it moves to
+``X.segments/00001.jsonl``, the next one to ``00002.jsonl`` and so on, and a new ``X.jsonl`` begins. All of them, one
+behind the other, are the records in the order in which they were written. Small studies never fill one.
+
+Beside a sealed segment lies its index, ``00001.index``: what resuming and committing need of each record (its key, the
+length of its line, the hash that is committed to) and the digest of the segment's bytes. It is a convenience of whoever
+writes: it is made again when it is not there, no verification reads it, and no bundle holds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import json
+import os
+import re
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from cask_eval import jsonl
+from cask_eval.canonical import Merkle, digest_bytes, merkle_root_of
+from cask_eval.errors import RecordError
+from cask_eval.fields import Digest, Strict, first_fault
+from cask_eval.ledger.events import RecordsCommit, SegmentCommit
+from cask_eval.protocol.keys import Key
+
+# A full segment is parsed in a few seconds where its index was lost, and its lines fit into memory.
+FULL_RECORDS = 20_000
+FULL_BYTES = 256 << 20
+
+_NAME = re.compile(r"(\d{5})\.(jsonl|jsonl\.gz|index)")
+_LEAF = 32
+
+
+def folder(path: Path) -> Path:
+    """Where the sealed segments of the records at `path` lie."""
+    return path.with_name(f"{path.stem}.segments")
+
+
+def place(path: Path, number: int) -> Path:
+    """Where sealed segment `number`, counted from 1, lies in its plain form."""
+    return folder(path) / f"{number:05}.jsonl"
+
+
+def sealed(path: Path) -> list[Path]:
+    """The sealed segments of the records at `path`, by their plain names whether they are packed or not. Raises
+    RecordError when one of them is gone, or when something else lies there."""
+    found: dict[int, set[str]] = {}
+    try:
+        names = sorted(os.listdir(folder(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for name in names:
+        if name.endswith((".new", ".lock")):  # what a crash left of a file that was about to be put in place
+            continue
+        parts = _NAME.fullmatch(name)
+        if parts is None or not int(parts[1]):
+            raise RecordError(f"{folder(path) / name}: is no segment's name; move it away")
+        found.setdefault(int(parts[1]), set()).add(parts[2])
+    for number in range(1, max(found, default=0) + 1):
+        if not found.get(number, set()) - {"index"}:
+            behind = "its index is there" if number in found else "a later one is there"
+            raise RecordError(f"{place(path, number)}: this segment is gone, though {behind}; restore it")
+    return [place(path, number) for number in sorted(found)]
+
+
+class Index:
+    """The records of one segment without their content: key and leaf hash of each, and where its line ends."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.ends = array("Q")
+        self._leaves = bytearray()
+        self._rows: dict[tuple[str, ...], array] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its lines."""
+        return self.ends[-1] if self.ends else 0
+
+    def add(self, key: Key, size: int, leaf: bytes) -> None:
+        """One record more, whose line has `size` bytes with its line end."""
+        key = shared(key)
+        self._rows.setdefault(key[1:4], array("I")).append(len(self.keys))
+        self.keys.append(key)
+        self.ends.append(self.size + size)
+        self._leaves += leaf
+
+    def span(self, row: int) -> tuple[int, int]:
+        """Where the line of a record begins and ends."""
+        return (self.ends[row - 1] if row else 0), self.ends[row]
+
+    def rows(self, *wanted: str | None) -> list[int]:
+        """The records of one cell, arm and configuration; None takes any."""
+        fit = [rows for at, rows in self._rows.items() if all(w in (None, part) for w, part in zip(wanted, at))]
+        return sorted(row for rows in fit for row in rows)
+
+    def run(self) -> Iterator[tuple[Key, bytes]]:
+        """(key, leaf hash) in the order of the keys."""
+        for row in sorted(range(len(self.keys)), key=self.keys.__getitem__):
+            yield self.keys[row], bytes(self._leaves[_LEAF * row : _LEAF * (row + 1)])
+
+    def commit(self) -> SegmentCommit:
+        return SegmentCommit(count=len(self), merkle_root=merkle_root_of(leaf for _, leaf in self.run()))
+
+
+def shared(key: Key) -> Key:
+    """The key with texts that all records share: of a million records a thousand are different."""
+    return (*map(sys.intern, key[:-1]), key[-1])
+
+
+def commit(indices: Iterable[Index], path: str, sealed: int = 0) -> RecordsCommit:
+    """Count and Merkle root of all records in the order of their keys, whatever segments they lie in; the first
+    `sealed` of the segments are named."""
+    known, tree = list(indices), Merkle()
+    for _, leaf in heapq.merge(*(index.run() for index in known), key=itemgetter(0)):
+        tree.add(leaf)
+    segments = [index.commit() for index in known[:sealed]]
+    return RecordsCommit(path=path, count=sum(map(len, known)), merkle_root=tree.root, segments=segments)
+
+
+class _Stored(Strict):
+    """An index as it lies beside its segment. `places` and `problems` are what `rows` point into: four numbers a record,
+    its place, its problem, its sample and the length of its line. `leaves` are all leaf hashes in base64."""
+
+    index: Literal["cask-eval/segment/1"] = "cask-eval/segment/1"
+    bytes: int
+    sha256: Digest
+    places: list[tuple[str, str, str, str]]
+    problems: list[str]
+    rows: list[int] = Field(repr=False)
+    leaves: str = Field(repr=False)
+
+
+def write(index: Index, sha256: str, path: Path) -> None:
+    """Put the index of the segment at `path` beside it. Its first line is the digest of the second, so that damage is
+    taken for what it is and not for damage of the segment."""
+    places: dict[tuple[str, ...], int] = {}
+    problems: dict[str, int] = {}
+    rows: list[int] = []
+    for row, key in enumerate(index.keys):
+        start, end = index.span(row)
+        rows += (places.setdefault(key[:4], len(places)), problems.setdefault(key[4], len(problems)), key[5],
+                 end - start)  # fmt: skip
+    stored = _Stored(
+        bytes=index.size, sha256=sha256, places=list(places), problems=list(problems), rows=rows,
+        leaves=base64.b64encode(index._leaves).decode(),
+    )  # fmt: skip
+    body = json.dumps(stored.model_dump(), separators=(",", ":")).encode()
+    jsonl.replace(beside(path), digest_bytes(body).encode() + b"\n" + body + b"\n")
+
+
+def read(path: Path) -> tuple[Index, str] | None:
+    """The index of the segment at `path` and the digest of the segment's bytes; None when there is none. Raises
+    RecordError when it is damaged."""
+    where = beside(path)
+    try:
+        head, _, body = where.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    body = body.removesuffix(b"\n")
+    try:
+        if digest_bytes(body).encode() != head:
+            raise ValueError("its digest is another")
+        stored = _Stored.model_validate_json(body)
+        leaves = base64.b64decode(stored.leaves, validate=True)
+        if len(stored.rows) != 4 * (len(leaves) // _LEAF) or len(leaves) % _LEAF:
+            raise ValueError("its columns are not of one length")
+        index, numbers = Index(), iter(stored.rows)
+        for at, (place, problem, sample, size) in enumerate(zip(numbers, numbers, numbers, numbers)):
+            key = (*stored.places[place], stored.problems[problem], sample)
+            index.add(key, size, leaves[_LEAF * at : _LEAF * (at + 1)])
+        if index.size != stored.bytes:
+            raise ValueError("its lengths do not add up")
+    except ValidationError as error:
+        raise RecordError(f"{where}: {first_fault(error)}") from None
+    except (ValueError, IndexError) as error:
+        raise RecordError(f"{where}: is damaged: {error}") from None
+    return index, stored.sha256
+
+
+def beside(path: Path) -> Path:
+    """Where the index of the segment at `path` lies."""
+    return path.with_suffix(".index")
