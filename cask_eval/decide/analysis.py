@@ -13,7 +13,7 @@ from cask_eval.decide.arms import ArmTrials, sort_records
 from cask_eval.decide.branches import decide
 from cask_eval.decide.budgets import footprint_of
 from cask_eval.decide.endpoints import Counts, Improvement, Reals, Replays, draws, pair
-from cask_eval.decide.exclusion import left_out, without
+from cask_eval.decide.exclusion import excluding, left_out, without
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import (
     AnalysisDocument,
@@ -65,7 +65,8 @@ def analyse(
     if not problem_ids or len(set(problem_ids)) != len(problem_ids):
         raise ValueError(f"{len(problem_ids)} problem ids are given; they must be distinct and at least one")
     names = list(protocol.heldout_arms(select.survivors))
-    trials = sort_records(protocol, registration, records, problem_ids, names)
+    excluded = excluding(protocol.exclude, select.arms)
+    trials = sort_records(protocol, registration, records, problem_ids, names, excluded)
     ran = {cell.name: _arms(protocol, select, trials, cell, names) for cell in protocol.cells}
     full = {c.name: _arms(protocol, select, trials, c, full_arms("heldout")) for c in protocol.reference_cells}
     survivors = [c.name for c in protocol.candidates if c.name in select.survivors]
@@ -163,7 +164,7 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
 
 def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell: Cell, name: str) -> _Found:
     whole = arms["baseline"].trials, arms[name].trials
-    excluded = left_out(protocol.exclude, arms["baseline"].choice, whole[0])
+    excluded = left_out(whole[0])
     baseline, candidate = (without(arm, excluded) for arm in whole)
     about = {"registration": registration, "cell": cell.name, "candidate": name}
     improvement, replays = _improvement(protocol, baseline, candidate, _seed({**about, "use": "test"}))

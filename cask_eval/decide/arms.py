@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 from cask_eval.decide.matched import Caches, mean
 from cask_eval.decide.model import ArmResult, number
+from cask_eval.decide.trial import Trial, Trials
 from cask_eval.errors import RecordError
 from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.fields import Param
@@ -16,74 +17,62 @@ from cask_eval.footprint import Footprint
 from cask_eval.protocol.keys import full_arms
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
-from cask_eval.residency import Residency
+from cask_eval.records.segments import shared
 
 
 @dataclass(frozen=True)
 class ArmTrials:
-    """One arm in one cell. trials: problem → its records; every registered problem is a key. prompt, footprint: as in
+    """One arm in one cell. trials: problem → its trials; every registered problem is a key. prompt, footprint: as in
     `Caches`; "" and None for an arm that was not frozen."""
 
     samples: int
-    trials: dict[str, list[Record]]
+    trials: dict[str, list[Trial]]
     prompt: str = ""
     footprint: Footprint | None = None
 
     @cached_property
     def right(self) -> dict[str, int]:
         """Right samples of each problem. A missing record is wrong, and so is a failed trial, whatever its grade."""
-        return {p: sum(r.grade.correct and r.status != "failed" for r in rs) for p, rs in self.trials.items()}
+        return {p: sum(r.right and not r.failed for r in rs) for p, rs in self.trials.items()}
 
     @cached_property
     def absent(self) -> dict[str, int]:
         """Samples of each problem that left no result: missing or failed."""
-        return {p: self.samples - sum(r.status != "failed" for r in rs) for p, rs in self.trials.items()}
+        return {p: self.samples - sum(not r.failed for r in rs) for p, rs in self.trials.items()}
 
     @cached_property
-    def records(self) -> list[Record]:
+    def every(self) -> list[Trial]:
         return [r for rs in self.trials.values() for r in rs]
 
     @cached_property
     def caches(self) -> Caches:
-        # A verifier lets trials of equal lengths share their stored account; then they share this one.
-        known: dict[int, Residency] = {}
-
-        def account(r: Record) -> Residency | None:
-            if r.status == "failed" or r.residency is None:
-                return None
-            if r.chains:
-                return r.account()
-            if id(r.residency) not in known:
-                known[id(r.residency)] = r.account()
-            return known[id(r.residency)]
-
         return Caches(
             samples=self.samples,
-            accounts={p: [found for r in rs if (found := account(r))] for p, rs in self.trials.items()},
+            accounts={p: [r.account for r in rs if r.account] for p, rs in self.trials.items()},
             truncated=self.count("truncated"),
             prompt=self.prompt,
             footprint=self.footprint,
         )
 
     def count(self, status: str) -> int:
-        return sum(r.status == status for r in self.records)
+        return sum(r.status == status for r in self.every)
 
     def result(self, preset: str, params: dict[str, Param], budget: int) -> ArmResult:
         """The numbers of this arm. Those that need a residency account or an output are empty when there is none."""
         expected, correct = self.samples * len(self.trials), sum(self.right.values())
         sound, means = self.caches.every, list(self.caches.means.values())
         byte_steps = sum(a.steps * a.heads * a.entry_bytes for a in sound)
-        kept_min = [r.kept_min for r in self.records if r.kept_min is not None]
-        kept_max = [r.kept_max for r in self.records if r.kept_max is not None]
-        regions = [r.regions for r in self.records if r.regions and r.regions.bins]
-        lengths = [r.output_tokens for r in self.records if r.status != "failed"]
+        kept_min = [r.kept_min for r in self.every if r.kept_min is not None]
+        kept_max = [r.kept_max for r in self.every if r.kept_max is not None]
+        regions = [r.regions for r in self.every if r.regions and r.regions[0]]
+        lengths = [r.output_tokens for r in self.every if not r.failed]
         return ArmResult(
             preset=preset,
             params=params,
             budget=budget,
             trials=expected,
             correct=correct,
-            missing=expected - len(self.records),
+            missing=expected - len(self.every),
             failed=self.count("failed"),
             truncated=self.count("truncated"),
             accuracy=number(Fraction(correct, expected)),
@@ -95,9 +84,9 @@ class ArmTrials:
             kept_min=min(kept_min, default=None),
             kept_max=max(kept_max, default=None),
             wiped_regions=_known(
-                Fraction(sum(r.empty for r in regions), sum(r.bins for r in regions)) if regions else None
+                Fraction(sum(empty for _, empty, _ in regions), sum(bins for bins, *_ in regions)) if regions else None
             ),
-            longest_wiped=max((r.longest for r in regions), default=None),
+            longest_wiped=max((longest for *_, longest in regions), default=None),
             active=_known(self.caches.active),
             mean_output_tokens=_known(Fraction(sum(lengths), len(lengths)) if lengths else None),
             fidelity=self.fidelity(),
@@ -120,16 +109,18 @@ def sort_records(
     records: Iterable[Record],
     problem_ids: Sequence[str],
     arms: Collection[str],
-) -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """(cell, arm) → problem → records by sample, with every registered cell and problem and all of `arms` present.
+    excluded: Callable[[Record], bool] = lambda record: False,
+) -> dict[tuple[str, str], dict[str, list[Trial]]]:
+    """(cell, arm) → problem → trials by sample, with every registered cell and problem and all of `arms` present.
+    `excluded`: whether a registered rule leaves the record's problem out.
 
     Raises RecordError on a record that the study does not expect or that comes twice: a second answer to a
     question must not be able to hide.
     """
     places = [(c.name, a) for c in protocol.cells for a in arms]
     places += [(c.name, a) for c in protocol.reference_cells for a in full_arms("heldout")]
-    out = {place: {p: [] for p in problem_ids} for place in places}
-    seen = set()
+    out: dict[tuple[str, str], dict[str, list[Trial]]] = {place: {p: [] for p in problem_ids} for place in places}
+    made, seen = Trials(), set()
     for r in records:
         if (r.study, r.registration) != (protocol.study, registration):
             raise RecordError(
@@ -142,10 +133,10 @@ def sort_records(
                 f"record {r.key} is not a held-out trial of study {protocol.study!r}; the records file "
                 "must hold registered cells, confirmed arms, registered problems and samples only"
             )
-        if r.key in seen:
-            raise RecordError(f"record {r.key} appears twice; a trial has one result")
-        seen.add(r.key)
-        of_arm[r.problem].append(r)
+        if (key := shared(r.key)) in seen:
+            raise RecordError(f"record {key} appears twice; a trial has one result")
+        seen.add(key)
+        of_arm[r.problem].append(made.of(r, excluded(r)))
     for of_arm in out.values():
         for several in of_arm.values():
             several.sort(key=lambda r: r.sample)

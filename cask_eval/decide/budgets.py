@@ -32,11 +32,36 @@ EVALUATIONS = 4
 def measured(dev_records: Iterable[Record]) -> tuple[list[tuple[int, int]], Fraction]:
     """The lengths (prompt, decode steps) of one arm's dev trials in one cell, and their mean cache C̄. Trials
     without an account are left out. Raises ValueError when none is left."""
-    accounts = [account for r in dev_records if (account := r.account()) is not None]
-    if not accounts:
-        raise ValueError("no dev trial of the reference has a residency account; nothing to match against")
-    mean = sum((a.mean for a in accounts), Fraction()) / len(accounts)
-    return [(a.prompt_tokens, a.steps) for a in accounts], mean
+    measure = Measure()
+    for r in dev_records:
+        measure.add(r)
+    return measure.result()
+
+
+class Measure:
+    """`measured` of trials that are added one by one and not kept."""
+
+    def __init__(self) -> None:
+        self._lengths: list[tuple[int, int]] = []
+        self._known: dict[tuple[int, int], tuple[int, int]] = {}
+        # Fractions are added where their denominators are equal: a sum over many of them has thousands of digits.
+        self._sums: Counter[int] = Counter()
+
+    def add(self, record: Record) -> None:
+        account = record.account()
+        if account is None:
+            return
+        length = account.prompt_tokens, account.steps
+        self._lengths.append(self._known.setdefault(length, length))
+        mean = account.mean
+        self._sums[mean.denominator] += mean.numerator
+
+    def result(self) -> tuple[list[tuple[int, int]], Fraction]:
+        """Raises ValueError when no trial had an account."""
+        if not self._lengths:
+            raise ValueError("no dev trial of the reference has a residency account; nothing to match against")
+        total = sum((Fraction(part, whole) for whole, part in self._sums.items()), Fraction())
+        return self._lengths, total / len(self._lengths)
 
 
 def replay(schedule: Schedule, footprint: Footprint, lengths: Lengths) -> Fraction:

@@ -21,7 +21,7 @@ from math import sqrt
 from typing import Protocol
 
 from cask_eval.fidelity import AFTER, ENDPOINTS
-from cask_eval.records.model import Record
+from cask_eval.records.model import FidelityRecord
 from cask_eval.stats._checks import Alternative
 from cask_eval.stats.bootstrap import B, percentile_interval
 from cask_eval.stats.off_lattice import bootstrap_interval, bootstrap_p, sign_flip_reals
@@ -174,10 +174,17 @@ class Replays:
     void: int
 
 
+class Replayed(Protocol):
+    """A trial as far as it is compared here."""
+
+    sample: int
+    fidelity: FidelityRecord | None
+
+
 def pair(
-    endpoint: str, baseline: Mapping[str, Sequence[Record]], candidate: Mapping[str, Sequence[Record]], samples: int
+    endpoint: str, baseline: Mapping[str, Sequence[Replayed]], candidate: Mapping[str, Sequence[Replayed]], samples: int
 ) -> Replays:
-    """The comparison of two arms, given as problem → records; every problem of the split is a key of both."""
+    """The comparison of two arms, given as problem → trials; every problem of the split is a key of both."""
     sign = 1 if ENDPOINTS[endpoint.removesuffix(AFTER)] else -1
     sides = [{(p, r.sample): r for p, rs in arm.items() for r in rs} for arm in (baseline, candidate)]
     found = [{k: r.fidelity.endpoint(endpoint) for k, r in side.items() if r.fidelity} for side in sides]

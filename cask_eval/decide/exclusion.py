@@ -6,6 +6,7 @@ says of it is not asked.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cask_eval.decide.arms import ArmTrials
@@ -33,17 +34,23 @@ def regime_of(record: Record, schedule: Schedule) -> Regime | None:
     return None if account is None else regime(stages_of(record, schedule), account.active)
 
 
-def left_out(rule: Exclude | None, choice: ArmChoice | None, baseline: ArmTrials) -> set[str]:
-    """The problems of which any baseline trial ran in a regime that the rule names. Without a rule or a frozen baseline
-    there are none."""
-    if rule is None or choice is None:
-        return set()
-    schedule = schedule_of(choice)
-    return {
-        problem
-        for problem, records in baseline.trials.items()
-        if any(regime_of(r, schedule) in rule.regimes for r in records)
-    }
+def excluding(rule: Exclude | None, arms: Mapping[str, Mapping[str, ArmChoice]]) -> Callable[[Record], bool]:
+    """Whether a record is a baseline trial that ran in a regime which the rule names; `arms` is `Select.arms`. Without
+    a rule or a frozen baseline none is."""
+    if rule is None:
+        return lambda record: False
+    schedules = {cell: schedule_of(row["baseline"]) for cell, row in arms.items() if "baseline" in row}
+
+    def found(record: Record) -> bool:
+        known = record.arm == "baseline" and record.cell in schedules
+        return known and regime_of(record, schedules[record.cell]) in rule.regimes
+
+    return found
+
+
+def left_out(baseline: ArmTrials) -> set[str]:
+    """The problems of which any baseline trial is `excluding`."""
+    return {problem for problem, trials in baseline.trials.items() if any(t.excluded for t in trials)}
 
 
 def without(arm: ArmTrials, problems: set[str]) -> ArmTrials:

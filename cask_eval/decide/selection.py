@@ -21,6 +21,7 @@ from fractions import Fraction
 
 from cask_eval.decide.budgets import text
 from cask_eval.decide.endpoints import pair, score
+from cask_eval.decide.trial import Trial, Trials
 from cask_eval.fields import Param
 from cask_eval.ledger.events import ArmChoice, Select
 from cask_eval.protocol.keys import configs, dev_runs, full_arms
@@ -126,12 +127,13 @@ def scores(protocol: Protocol, dev_records: Iterable[Record], dev_ids: Collectio
 
 def _improvements(protocol: Protocol, dev_records: Iterable[Record], dev_ids: list[str]) -> Scores:
     samples, wanted = protocol.generation.samples, set(dev_ids)
-    ran: dict[tuple[str, str, str], dict[tuple[str, int], Record]] = defaultdict(dict)
+    ran: dict[tuple[str, str, str], dict[tuple[str, int], Trial]] = defaultdict(dict)
+    made = Trials()
     for r in dev_records:
         if r.phase == "dev" and r.problem in wanted and r.sample < samples:
-            ran[r.cell, r.arm, r.config][r.problem, r.sample] = r
+            ran[r.cell, r.arm, r.config][r.problem, r.sample] = made.of(r)
 
-    def trials(*key: str) -> dict[str, list[Record]]:
+    def trials(*key: str) -> dict[str, list[Trial]]:
         return {p: [ran[key][p, s] for s in range(samples) if (p, s) in ran[key]] for p in dev_ids}
 
     out: Scores = {}

@@ -131,8 +131,8 @@ def commit(indices: Iterable[Index], path: str, sealed: int = 0) -> RecordsCommi
 
 
 class _Stored(Strict):
-    """An index as it lies beside its segment. `places` and `problems` are what `rows` point into: four numbers a record,
-    its place, its problem, its sample and the length of its line. `leaves` are all leaf hashes in base64."""
+    """An index as it lies beside its segment. `places` and `problems` are what `rows` point into: four numbers a
+    record, its place, its problem, its sample and the length of its line. `leaves` are all leaf hashes in base64."""
 
     index: Literal["cask-eval/segment/1"] = "cask-eval/segment/1"
     bytes: int

@@ -40,8 +40,8 @@ class RecordStore:
 
     @property
     def files(self) -> list[Path]:
-        """The segments in the order of their records, by their plain names; the open one is the last. Raises RecordError
-        when one is gone."""
+        """The segments in the order of their records, by their plain names; the open one is the last. Raises
+        RecordError when one is gone."""
         return [*segments.sealed(self.path), self.path]
 
     def read(self, cell: str | None = None, arm: str | None = None, config: str | None = None) -> Iterator[Record]:
@@ -81,8 +81,8 @@ class RecordStore:
         with self._taken():
             try:
                 for path in self.files:
-                    if jsonl.packed(path).exists():
-                        raise StateError(f"{jsonl.packed(path)} is packed: its study is closed and takes no more records")
+                    if (packed := jsonl.packed(path)).exists():
+                        raise StateError(f"{packed} is packed: its study is closed and takes no more records")
                 self.torn = jsonl.repair(self.path)
                 if self.torn:
                     log.warning("%s: incomplete last line (%d bytes) moved to .torn", self.path, len(self.torn))
@@ -99,7 +99,9 @@ class RecordStore:
         for path, index in zip(self.files, self._indices, strict=True):
             for row, key in enumerate(index.keys, 1):
                 if key in keys:
-                    raise RecordError(f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record")
+                    raise RecordError(
+                        f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record"
+                    )
                 keys.add(key)
         return keys
 

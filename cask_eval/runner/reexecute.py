@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def drawn(records: Sequence[Record], draw: str, count: int) -> list[Record]:
     def rank(r: Record) -> bytes:
         return hashlib.sha256(canonical([draw, *r.key])).digest()
 
-    return sorted(records, key=rank)[:count]
+    return heapq.nsmallest(count, records, key=rank)
 
 
 def reexecute(

@@ -138,7 +138,8 @@ def select(
     grounds: Mapping[str, Ground],
 ) -> Select:
     """The registered rules applied to the dev records, and every held-out arm frozen with its matched budget. `read`
-    gives the records, or those of a cell and an arm, as `RecordStore.read` does: there may be more than memory holds."""
+    gives the records, or those of a cell and an arm, as `RecordStore.read` does: there may be more than memory
+    holds."""
     frozen = {}
     for cell in protocol.cells:
         own = list(read(cell.name, "baseline"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from cask_eval import jsonl
-from cask_eval.canonical import digest, digest_bytes, leaf_hash, loads
+from cask_eval.canonical import digest, digest_bytes, loads
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import CaskError, ProtocolError, RecordError, StateError
@@ -31,12 +31,12 @@ from cask_eval.protocol import prompt as prompts
 from cask_eval.protocol import yaml
 from cask_eval.protocol.keys import dev_runs, full_arms
 from cask_eval.protocol.model import REFERENCE, Protocol
-from cask_eval.records import tokens
-from cask_eval.records.model import Record, ResidencyRecord
-from cask_eval.records.store import canonical_lines, parse
+from cask_eval.records import segments, tokens
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import data as local
 from cask_eval.tasks import registry
+from cask_eval.verify import recorded
+from cask_eval.verify.recorded import Part, RecordFile
 from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,29 +51,11 @@ EARLY_FORM = frozenset(
     }
 )
 
-MAX_LINE = 64 << 20
-MAX_FILE = 16 << 30
 MAX_DOCUMENT = 256 << 20
 SPARE_PROBLEMS = 1000
 MAX_WORDS = 50_000_000
-MAX_FAULTS = 10_000
-# Records beyond those that the ledger commits to which are read all the same, to say how many they are.
-SPARE = 10_000
 
 Role = Literal["dev", "heldout"]
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """A records file. `hashes` stand for what is committed to of each record (`canonical.leaf_hash` of
-    `records.store.evidence_of`); `faults` are lines that are no records or not in canonical form; `torn` says that the
-    last line is incomplete."""
-
-    path: str
-    records: tuple[Record, ...]
-    hashes: tuple[bytes, ...]
-    faults: tuple[str, ...]
-    torn: bool
 
 
 @dataclass(frozen=True)
@@ -228,7 +210,7 @@ class _Loader:
         self.absent: dict[str, str] = {}
 
     def load(self, study: str, head: str | None) -> Evidence:
-        data = self.bytes_of(self.workspace.ledger, "ledger", MAX_FILE)
+        data = self.bytes_of(self.workspace.ledger, "ledger", recorded.MAX_FILE)
         found = jsonl.split(data or b"")
         lines = tuple(self.bounded(found.lines, "prereg/ledger.jsonl"))
         events, ledger_faults = audit(lines)
@@ -298,8 +280,8 @@ class _Loader:
 
     def bounded(self, lines: list[bytes], where: str) -> Iterator[bytes]:
         for number, line in enumerate(lines, 1):
-            if len(line) > MAX_LINE:
-                self.faults.append(f"{where}:{number}: {len(line)} bytes, more than {MAX_LINE}")
+            if len(line) > recorded.MAX_LINE:
+                self.faults.append(f"{where}:{number}: {len(line)} bytes, more than {recorded.MAX_LINE}")
                 line = b""
             yield line
 
@@ -362,22 +344,46 @@ class _Loader:
         return None
 
     def records(self, role: str, committed: RecordsCommit | None) -> RecordFile | None:
-        """The records at the path that the ledger names, or in their packed form beside it."""
+        """The records at the path that the ledger names, with the sealed segments in front of them, or their packed
+        forms."""
         if committed is None:
             self.absent[role] = f"the ledger commits to no {role} records"
             return None
         try:
-            path = self.either(committed.path)
-            if not path.is_file():  # it may have been packed between the two looks
-                path = self.either(committed.path)
-            if not path.is_file():
-                self.absent[role] = f"{committed.path} is not there"
+            for _ in range(2):  # they may have been packed between two looks
+                parts = self.parts(committed)
+                gone = next((part for part in parts if not part.file.is_file()), None)
+            if gone:
+                self.absent[role] = f"{gone.path} is not there"
                 return None
-            return self.parsed_records(committed.path, _Lines(path, self.workspace.root, committed.count))
+            return recorded.load(committed.path, parts, self.workspace.root)
         except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[role] = str(error)
             self.faults.append(str(error))
             return None
+
+    def parts(self, committed: RecordsCommit) -> list[Part]:
+        """The files of a phase's records. A segment that the ledger does not know of has no more than any other."""
+        sealed = [p.relative_to(self.workspace.root).as_posix() for p in self.sealed(committed.path)]
+        counts = [segment.count for segment in committed.segments][: len(sealed)]
+        counts += [0] * (len(sealed) - len(counts))
+        last = max(0, committed.count - sum(counts))
+        return [
+            Part(rel, self.either(rel), count)
+            for rel, count in zip((*sealed, committed.path), (*counts, last), strict=True)
+        ]
+
+    def sealed(self, rel: str) -> list[Path]:
+        """The sealed segments in front of a file of records. Raises CaskError when one is gone, or when they lie behind
+        a link."""
+        path = self.workspace.resolve(rel)
+        if (folder := segments.folder(path)).is_symlink():
+            where = folder.relative_to(self.workspace.root).as_posix()
+            raise CaskError(f"{where}: is a link; put the segments themselves there")
+        try:
+            return segments.sealed(path)
+        except RecordError as error:
+            raise RecordError(str(error).replace(f"{self.workspace.root}/", "")) from None
 
     def either(self, rel: str) -> Path:
         """A records file or its packed form. Raises CaskError when both are there."""
@@ -390,24 +396,6 @@ class _Loader:
                 "if they agree"
             )
         return packed
-
-    def parsed_records(self, rel: str, lines: _Lines) -> RecordFile:
-        records, hashes, faults = [], [], []
-        residencies: dict[tuple, ResidencyRecord] = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                record = parse(line, f"{rel}:{number}")
-                canonical, leaf = canonical_lines(record)
-                hashes.append(leaf_hash(leaf))
-                records.append(_sharing(record, residencies))
-                if canonical != line:
-                    faults.append(f"{rel}:{number}: is not in canonical form; the line was rewritten")
-            except (CaskError, ValueError) as error:
-                faults.append(str(error))
-            if len(faults) >= MAX_FAULTS:
-                faults.append(f"{rel}: after {MAX_FAULTS} faulty lines the rest was not read")
-                break
-        return RecordFile(rel, tuple(records), tuple(hashes), tuple(faults), lines.torn)
 
     def task(self, name: str) -> Any | None:
         try:
@@ -430,48 +418,6 @@ class _Loader:
             self.absent[f"{role}_problems"] = f"the {role} problems cannot be produced again here: {error}"
             return None
         return Problems(role, {p.id: p for p in made}, made)
-
-
-def _sharing(record: Record, known: dict[tuple, ResidencyRecord]) -> Record:
-    """The record, with the residency of an earlier one where it is equal: most of a record's memory is its events, and
-    trials of the same lengths have the same."""
-    own = record.residency
-    if own is None:
-        return record
-    first = known.setdefault((own.prompt_tokens, own.steps, own.payload_bytes, len(own.events)), own)
-    return record.model_copy(update={"residency": first}) if first is not own and first == own else record
-
-
-class _Lines:
-    """The complete lines of a records file, one after the other: it may be large, and a packed one of a few bytes may
-    unpack to anything. Nothing is read beyond the first thing that a file as committed does not have. Raises
-    RecordError there. `torn`: whether an incomplete line ends it, known at the end."""
-
-    def __init__(self, path: Path, root: Path, count: int):
-        self.path, self.where, self.count = path, path.relative_to(root).as_posix(), count
-        self.packed = path.suffix == ".gz"
-        self.torn = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        size, given, rest = 0, 0, b""
-        holds, spare = ("unpacks to", 0) if self.packed else ("holds", SPARE)
-        for piece in jsonl.pieces(self.path):
-            size += len(piece)
-            *lines, rest = (rest + piece).split(b"\n")
-            if size > MAX_FILE:
-                raise RecordError(f"{self.where}: {holds} more than {MAX_FILE} bytes")
-            for line in (*lines, rest):
-                if len(line) > MAX_LINE:
-                    raise RecordError(f"{self.where}:{given + 1}: {holds} a line of more than {MAX_LINE} bytes")
-            given += len(lines)
-            if given > self.count + spare:
-                raise RecordError(f"{self.where}: {holds} more than the {self.count} records that were committed to")
-            yield from (line.removesuffix(b"\r") for line in lines)
-        last = jsonl.split(rest)
-        if last.torn and self.packed:
-            raise RecordError(f"{self.where}:{given + 1}: the last line is incomplete")
-        self.torn = bool(last.torn)
-        yield from last.lines
 
 
 def protocol_of(data: bytes, name: str) -> Protocol | str:

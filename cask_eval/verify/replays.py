@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 from cask_eval.decide.budgets import at_budget, footprint_of, schedule_of
@@ -12,7 +11,7 @@ from cask_eval.ledger.events import ArmChoice
 from cask_eval.occupancy import compressed_from
 from cask_eval.protocol.model import REFERENCE
 from cask_eval.records.model import FidelityRecord, Record
-from cask_eval.records.tokens import TokenFile, digest_of
+from cask_eval.records.tokens import TokenFile, Trial, digest_of
 from cask_eval.verify.check import Skip
 from cask_eval.verify.evidence import Evidence, Role
 
@@ -25,10 +24,10 @@ def references(e: Evidence) -> References:
     if e.protocol is None or not e.protocol.fidelity:
         return {}
     models = {cell.name: cell.model for cell in e.protocol.reference_cells}
-    records = [r for file in (e.dev, e.heldout) for r in (file.records if file else ())]
     return {
         (r.phase, models[r.cell], r.problem, r.sample): r
-        for r in records
+        for file in (e.dev, e.heldout)
+        for r in (file.records if file else ())
         if r.cell in models and r.arm == REFERENCE
     }
 
@@ -64,37 +63,58 @@ def measured(e: Evidence) -> Iterator[str]:
     if e.protocol is None or not e.protocol.fidelity:
         return
     for role, file in (("dev", e.dev), ("heldout", e.heldout)):
-        rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        arms: dict[tuple[str, str], _Arm] = {}
         for r in file.records if file else ():
             if r.fidelity is not None:
-                rows[r.cell, r.arm].append(r)
-        for place, records in rows.items():
-            yield from _arm(e, role, place, records)
+                place = r.cell, r.arm
+                if place not in arms:
+                    arms[place] = _Arm(e, role, place)
+                yield from arms[place].faults(r)
+        for arm in arms.values():
+            yield from arm.ending()
 
 
-def _arm(e: Evidence, role: Role, place: tuple[str, str], records: list[Record]) -> Iterator[str]:
-    where, path = "/".join((role, *place)), e.arrays.get(role, {}).get(place)
-    if path is None:
-        yield Skip(f"{where}: its numbers per token are not here, so the fidelity of {len(records)} trials is taken as "
-                   "recorded")  # fmt: skip
-        return
-    try:
-        file = TokenFile(path)
-        if extra := file.trials - {(r.config, r.problem, r.sample) for r in records}:
-            yield f"{where}: {len(extra)} trials have numbers per token, but no record, such as {min(extra)}"
-    except RecordError as error:
-        yield f"{where}: {error}"
-        return
-    for r in records:
-        name = f"{where}/{r.config}/{r.problem}/{r.sample}"
-        choice = _frozen(e, role, r)
+class _Arm:
+    """The replays of one arm in one cell, one after the other, beside the file of their numbers."""
+
+    def __init__(self, e: Evidence, role: Role, place: tuple[str, str]):
+        self.evidence, self.role, self.where = e, role, "/".join((role, *place))
+        self.seen: set[Trial] = set()
+        self.file: TokenFile | None = None
+        self.extra: set[Trial] = set()
+        self.damage = ""
+        path = e.arrays.get(role, {}).get(place)
+        try:
+            if path is not None:
+                self.file = TokenFile(path)
+                self.extra = self.file.trials
+        except RecordError as error:
+            self.file, self.damage = None, str(error)
+
+    def faults(self, r: Record) -> Iterator[str]:
+        self.seen.add((r.config, r.problem, r.sample))
+        if self.file is None:
+            return
+        name = f"{self.where}/{r.config}/{r.problem}/{r.sample}"
+        choice = _frozen(self.evidence, self.role, r)
         if choice is None:
             yield f"{name}: the ledger freezes no schedule for it"
-            continue
+            return
         try:
-            yield from (f"{name}: {what}" for what in _trial(r, file, choice))
+            yield from (f"{name}: {what}" for what in _trial(r, self.file, choice))
         except (RecordError, ValueError) as error:
             yield f"{name}: {error}"
+
+    def ending(self) -> Iterator[str]:
+        """What is to be said once all replays were seen."""
+        if self.damage:
+            yield f"{self.where}: {self.damage}"
+        elif self.file is None:
+            count = len(self.seen)
+            yield Skip(f"{self.where}: its numbers per token are not here, so the fidelity of {count} trials is taken "
+                       "as recorded")  # fmt: skip
+        elif extra := self.extra - self.seen:
+            yield f"{self.where}: {len(extra)} trials have numbers per token, but no record, such as {min(extra)}"
 
 
 def _trial(r: Record, file: TokenFile, choice: ArmChoice) -> Iterator[str]:

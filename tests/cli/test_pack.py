@@ -15,7 +15,7 @@ from cask_eval import jsonl
 from cask_eval.cli import cli
 from cask_eval.errors import CaskError, DriftError, RecordError, StateError
 from cask_eval.records.store import RecordStore
-from cask_eval.verify import evidence as evidence_module
+from cask_eval.verify import recorded
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.run import verify
 from cask_eval.workspace import Workspace
@@ -212,7 +212,7 @@ MIB = 1 << 20
 @pytest.mark.parametrize("piece, message", [(b"\n" * MIB, "more than the 240 records"), (bytes(MIB), "a line of more")])
 def test_a_bomb_is_cut_off_before_it_fills_the_memory(study, monkeypatch, piece, message):
     """It holds 512 MiB."""
-    monkeypatch.setattr(evidence_module, "MAX_LINE", 8 * MIB)
+    monkeypatch.setattr(recorded, "MAX_LINE", 8 * MIB)
     said, peak = bomb(*study, (piece for _ in range(512)))
     assert message in said and peak < 100 * MIB
 
@@ -235,9 +235,9 @@ def test_the_bound_on_a_file_is_about_what_it_unpacks_to(study, monkeypatch):
     root, path = study
     size = path.stat().st_size
     cask(root, "pack")
-    monkeypatch.setattr(evidence_module, "MAX_FILE", size)
+    monkeypatch.setattr(recorded, "MAX_FILE", size)
     assert verify(root, STUDY, require="L0").exit_code == 0
-    monkeypatch.setattr(evidence_module, "MAX_FILE", size - 1)
+    monkeypatch.setattr(recorded, "MAX_FILE", size - 1)
     failed = {r.id: r for r in verify(root, STUDY, require="L0").failed}
     assert f"unpacks to more than {size - 1} bytes" in failed["V25"].details[0]
 

@@ -41,8 +41,7 @@ from cask_eval.splits import store
 from cask_eval.splits.freeze import item_of
 from cask_eval.splits.model import Manifest
 from cask_eval.tasks import chain
-from cask_eval.verify import evidence as evidence_module
-from cask_eval.verify import tokens
+from cask_eval.verify import recorded, tokens
 from cask_eval.verify.checks import CHECKS
 from cask_eval.verify.run import verify
 from cask_eval.workspace import Workspace
@@ -1675,7 +1674,7 @@ def test_an_unknown_grader_is_not_claimed(root):
 
 
 def test_oversized_lines_are_not_parsed(root, monkeypatch):
-    monkeypatch.setattr(evidence_module, "MAX_LINE", 1000)
+    monkeypatch.setattr(recorded, "MAX_LINE", 1000)
     verdict = verify(root, STUDY, require="L0")
     assert "V25" in {r.id for r in verdict.failed}
 

@@ -8,10 +8,10 @@ import pytest
 from simulator import NOBODY, PROTOCOL, STUDY, Forger, build, line, read_lines
 
 from cask_eval.records.model import Record
-from cask_eval.records.store import evidence_of, line_of
+from cask_eval.records.store import canonical_lines, evidence_of, line_of
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.checks import CHECKS
-from cask_eval.verify.evidence import Evidence, canonical_lines
+from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.rerun import judged
 from cask_eval.verify.run import judge, verify
 from cask_eval.workspace import Workspace

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
-from cask_eval.canonical import merkle_root_of
+from cask_eval.canonical import Merkle
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.verify.check import Note, Skip, check
-from cask_eval.verify.evidence import Evidence, RecordFile
+from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.recorded import RecordFile
 
 
 @check("V04", "records complete as committed")
@@ -40,29 +42,55 @@ def v04(e: Evidence) -> Iterator[str]:
 
 
 def _sessions(e: Evidence, file: RecordFile) -> Iterator[str]:
-    """What a session left stays in the file, in front of what came later."""
-    before = 0
+    """What a session left stays in the file, in front of what came later, and so do its segments."""
+    before, roots = 0, _roots(file, [s.records.count for s in e.sessions])
     for session in e.sessions:
         name, found = f"session {session.session}", session.records
         if e.close and found.path != e.close.records.path:
             yield f"{name} wrote {found.path}, close commits to {e.close.records.path}"
         if found.count < before:
             yield f"{name} ended with {found.count} records, fewer than the {before} before"
-        if found.count > len(file.records) or _root(file, found.count) != found.merkle_root:
+        if roots.get(found.count) != found.merkle_root:
             yield f"the {found.count} records of {name} are not the ones at the start of {file.path}"
+        yield from _segments(name, found, file)
         before = found.count
 
 
-def _root(file: RecordFile, count: int) -> str:
-    """As in `records.store.commit`, from the hashes that are there already."""
-    hashes = sorted((record.key, found) for record, found in zip(file.records[:count], file.hashes, strict=False))
-    return merkle_root_of(found for _, found in hashes)
+def _roots(file: RecordFile, counts: Iterable[int]) -> dict[int, str]:
+    """Count → root of so many of the first records, as in `records.segments.commit`, from the hashes that are there
+    already; counts that are more than there are records are left out."""
+    rows = file.rows
+    trees = {count: Merkle() for count in counts if count <= len(rows)}
+    for at in sorted(range(len(rows)), key=lambda i: rows[i].key):
+        for count, tree in trees.items():
+            if at < count:
+                tree.add(rows[at].leaf)
+    return {count: tree.root for count, tree in trees.items()}
 
 
 def _compare(event: str, committed: RecordsCommit, file: RecordFile) -> Iterator[str]:
     if file.torn:
         yield f"{file.path}: the last line is incomplete"
-    if len(file.records) != committed.count:
-        yield f"{file.path} holds {len(file.records)} records, {event} commits to {committed.count}"
-    elif _root(file, committed.count) != committed.merkle_root:
+    yield from _segments(event, committed, file)
+    if len(file.segments) > len(committed.segments):
+        extra = file.segments[len(committed.segments)].path
+        yield f"{extra} is there, {event} commits to {len(committed.segments)} segments in front of {file.path}"
+    if len(file.rows) != committed.count:
+        yield f"{file.path} holds {len(file.rows)} records, {event} commits to {committed.count}"
+    elif _roots(file, [committed.count])[committed.count] != committed.merkle_root:
         yield f"{file.path} does not have the Merkle root that {event} commits to"
+
+
+def _segments(event: str, committed: RecordsCommit, file: RecordFile) -> Iterator[str]:
+    """Which sealed segments are not those that an event commits to."""
+    for number, (due, found) in enumerate(zip_longest(committed.segments, file.segments), 1):
+        if due is None:  # more may come after an event
+            return
+        if found is None:
+            yield f"segment {number} of {file.path}, which {event} commits to, is not there"
+        elif found.commit != due:
+            held = found.commit.count if found.commit else 0
+            what = f"holds {held} records, not the {due.count}"
+            if held == due.count:
+                what = "does not have the Merkle root"
+            yield f"{found.path} {what} that {event} commits to"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -18,9 +19,10 @@ def v06(e: Evidence) -> Iterator[str]:
         yield "the protocol says `anchor: registration`, but the ledger holds no time stamp over the registration"
         return
     yield from _beacons(e)
-    for r in (*e.dev.records, *e.heldout.records):
-        if r.seed != trial_seed(e.seed_root, r.cell, r.problem, r.sample, phase=r.phase):
-            yield f"{r.phase}/{r.cell}/{r.arm}/{r.problem}/{r.sample}: the seed is not the registration's"
+    for r in itertools.chain(e.dev.rows, e.heldout.rows):
+        phase, cell, _, _, problem, sample = r.key
+        if r.seed != trial_seed(e.seed_root, cell, problem, sample, phase=phase):
+            yield f"{r.where}: the seed is not the registration's"
     if (seeding := e.state.seeding) and seeding[0].hash not in {s.anchor.hash for s in e.anchors.stamps}:
         yield Skip("the stamp that the seeds depend on is under no root that is trusted here, so it dates no output")
     if Decimal(e.protocol.generation.temperature) == 0:

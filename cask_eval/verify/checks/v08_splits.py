@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from cask_eval.records.model import Record
 from cask_eval.splits.check import check_manifest, check_problems
 from cask_eval.splits.freeze import item_of
 from cask_eval.verify.check import Skip, check
 from cask_eval.verify.evidence import Evidence, Role
+from cask_eval.verify.recorded import Row
 
 
 @check("V08", "splits as frozen", "register", "protocol", "dev_manifest", "heldout_manifest")
@@ -19,7 +19,7 @@ def v08(e: Evidence) -> Iterator[str]:
     for role, file in (("dev", e.dev), ("heldout", e.heldout)):
         if file:
             frozen = {item.id: item.digest for item in e.manifests[role].items}
-            yield from _records(role, file.records, frozen)
+            yield from _records(role, file.rows, frozen)
 
 
 def _lock(e: Evidence, role: Role) -> Iterator[str]:
@@ -49,7 +49,8 @@ def _problems(e: Evidence, role: Role) -> Iterator[str]:
             yield f"{item.id}: the manifest's text digest, sketch or stratum is not the problem's"
 
 
-def _records(role: str, records: Iterable[Record], frozen: dict[str, str]) -> Iterator[str]:
-    for r in records:
-        if r.problem in frozen and r.problem_digest != frozen[r.problem]:
-            yield f"{role} record {r.cell}/{r.arm}/{r.problem}: made from another problem text or answer"
+def _records(role: str, rows: Iterable[Row], frozen: dict[str, str]) -> Iterator[str]:
+    for r in rows:
+        _, cell, arm, _, problem, _ = r.key
+        if problem in frozen and r.problem_digest != frozen[problem]:
+            yield f"{role} record {cell}/{arm}/{problem}: made from another problem text or answer"

@@ -13,14 +13,15 @@ def v10(e: Evidence) -> Iterator[str]:
     heldout_ids = {item.id for item in e.manifests["heldout"].items}
     tuned = [("dev", file, heldout_ids - dev_ids) for file in (e.dev, *(file for _, file in e.superseded))]
     for role, file, foreign in (*tuned, ("heldout", e.heldout, dev_ids - heldout_ids)):
-        for r in file.records if file else ():
-            if r.problem in foreign:
-                yield f"{role} record {r.cell}/{r.arm}/{r.config}: problem {r.problem} belongs to the other split"
-            if r.phase != role:
-                yield f"the {role} records hold a {r.phase} record: {r.cell}/{r.arm}/{r.problem}"
+        for r in file.rows if file else ():
+            phase, cell, arm, config, problem, _ = r.key
+            if problem in foreign:
+                yield f"{role} record {cell}/{arm}/{config}: problem {problem} belongs to the other split"
+            if phase != role:
+                yield f"the {role} records hold a {phase} record: {cell}/{arm}/{problem}"
     runs = [(e.registration, e.dev), *((era.register[0].hash, file) for era, file in e.superseded)]
     for registration, file in runs:
-        if file and (others := sum((r.study, r.registration) != (e.study, registration) for r in file.records)):
+        if file and (others := sum((r.study, r.registration) != (e.study, registration) for r in file.rows)):
             yield f"{others} records in {file.path} were made under another registration"
     if e.dev and e.heldout and e.dev.path == e.heldout.path:
         yield f"both phases are in one file, {e.dev.path}"

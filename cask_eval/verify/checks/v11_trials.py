@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 from cask_eval.decide.budgets import EVALUATIONS, tried
 from cask_eval.protocol.keys import Key, dev_keys, expected_keys, search_keys
-from cask_eval.records.model import Record
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
+from cask_eval.verify.recorded import Row
 
 _NEEDS = ("protocol", "dev_run", "select", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
 
@@ -23,13 +23,13 @@ def v11(e: Evidence) -> Iterator[str]:
         yield f"a search is said to have run more than the {EVALUATIONS} budgets that it may"
         return
     searches = search_keys(e.protocol, budgets, ids)
-    yield from _grid("dev", dev_keys(e.protocol, ids) + searches, e.dev.records)
+    yield from _grid("dev", dev_keys(e.protocol, ids) + searches, e.dev.rows)
     asked = expected_keys(e.protocol, [i.id for i in e.heldout_manifest.items], e.select.survivors)
-    yield from _grid("held-out", asked, e.heldout.records)
+    yield from _grid("held-out", asked, e.heldout.rows)
 
 
-def _grid(name: str, keys: Iterable[Key], records: Iterable[Record]) -> Iterator[str]:
-    expected, found = Counter(keys), Counter(r.key for r in records)
+def _grid(name: str, keys: Iterable[Key], rows: Iterable[Row]) -> Iterator[str]:
+    expected, found = Counter(keys), Counter(r.key for r in rows)
     missing, extra = expected - found, found - expected
     if missing:
         yield f"{missing.total()} of {expected.total()} {name} trials have no record, first {_show(min(missing))}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from cask_eval.protocol.keys import is_step
@@ -16,13 +17,12 @@ def v12(e: Evidence) -> Iterator[str]:
     alone has fidelity."""
     assert e.register and e.protocol and e.dev and e.heldout
     cap = e.protocol.generation.max_new_tokens
-    records = (*e.dev.records, *e.heldout.records)
     of_model = {m.name: set(m.stop_ids) for m in e.register.models}
     cells = [*e.protocol.cells, *e.protocol.reference_cells]
     stops = {cell.name: of_model.get(cell.model, set()) for cell in cells}
     given = references(e)
     failed = 0
-    for r in records:
+    for r in itertools.chain(e.dev.records, e.heldout.records):
         failed += r.status == "failed" and not is_step(r.config)
         own = stops.get(r.cell, set())
         chains = (f"chain {i}: {what}" for i, c in enumerate(r.chains) for what in _chain(c, cap, own))

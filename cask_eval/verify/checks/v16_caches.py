@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from fractions import Fraction
 from functools import lru_cache
 
+from cask_eval.canonical import leaf_hash
 from cask_eval.decide.budgets import (
     EVALUATIONS,
     Lengths,
+    Measure,
     at_budget,
     entries,
     footprint_of,
     matched_choice,
-    measured,
     reference_choice,
     schedule_of,
     search_fault,
@@ -23,6 +25,7 @@ from cask_eval.footprint import Footprint
 from cask_eval.ledger.events import ArmChoice, ModelLock
 from cask_eval.protocol.keys import is_step, step_config
 from cask_eval.records.model import Record
+from cask_eval.records.store import canonical_lines
 from cask_eval.residency import Residency, expected, walk
 from cask_eval.schedule import Schedule
 from cask_eval.stages import Stages, stages
@@ -51,8 +54,9 @@ def v16(e: Evidence) -> Iterator[str]:
         if not faults:
             frozen[key] = choice
     yield from _accounts(e, models, frozen)
-    yield from _budgets(e, frozen)
-    yield from _full(e, frozen)
+    dev = _Dev(e, frozen)
+    yield from _budgets(e, frozen, dev)
+    yield from _full(e, frozen, dev)
     yield from _verdicts(e)
 
 
@@ -94,7 +98,7 @@ def _accounts(e: Evidence, models: dict[str, ModelLock], frozen: _Frozen) -> Ite
     assert e.dev and e.heldout
     prompts: dict[tuple[str, str], int] = {}
     loose: Counter[str] = Counter()
-    for r in (*e.dev.records, *e.heldout.records):
+    for r in itertools.chain(e.dev.records, e.heldout.records):
         where = f"{r.phase}/{r.cell}/{r.arm}/{r.config}/{r.problem}/{r.sample}"
         choice, model = frozen.get((r.phase, r.cell, r.arm, r.config)), models.get(r.cell)
         if choice is None or model is None:
@@ -194,15 +198,48 @@ def _kept(r: Record, account: Residency) -> Iterator[str]:
         yield f"heads are said to have kept {low} to {high}, which the events rule out"
 
 
-def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
-    assert e.protocol and e.dev
+class _Dev:
+    """What the dev records say of budgets, gathered in one pass: of the baseline of each cell, of each reference cell,
+    and of each configuration whose budget was searched."""
+
+    def __init__(self, e: Evidence, frozen: _Frozen):
+        assert e.protocol and e.dev
+        full = {cell.name for cell in e.protocol.reference_cells}
+        # What is searched, and what was run on the way there.
+        searched = {key[1:] for key, choice in frozen.items() if key[0] == "dev" and choice.searched}
+        on_the_way = {(*key[1:3], key[3].partition("@")[0]) for key in frozen if is_step(key[3])}
+        searched = {(cell, arm, config) for cell, arm, config in searched if not is_step(config)} | on_the_way
+        self._measures: dict[tuple[str, ...], Measure] = defaultdict(Measure)
+        self._trials: dict[tuple[str, ...], list[tuple[tuple, bytes]]] = defaultdict(list)
+        for r in e.dev.records:
+            if r.cell in full:
+                self._measures[r.cell,].add(r)
+            elif r.arm == "baseline":
+                self._measures[r.cell, "baseline"].add(r)
+            elif (r.cell, r.arm, r.config.partition("@")[0]) in searched:
+                self._measures[r.cell, r.arm, r.config].add(r)
+                self._trials[r.cell, r.arm, r.config].append(_apart(r))
+
+    def measured(self, *place: str) -> tuple[Lengths, Fraction]:
+        """As `decide.budgets.measured`. Raises ValueError as that."""
+        return self._measures[place].result()
+
+    def trials(self, *place: str) -> list[tuple[tuple, bytes]]:
+        """The trials without the name of the configuration, in the order of their keys."""
+        return sorted(self._trials[place])
+
+
+def _apart(r: Record) -> tuple[tuple, bytes]:
+    """What stands for a trial when its configuration is not looked at."""
+    own = r.model_copy(update={"config": "", "measures": {}})
+    return own.key, leaf_hash(canonical_lines(own)[1])
+
+
+def _budgets(e: Evidence, frozen: _Frozen, dev: _Dev) -> Iterator[str]:
+    assert e.protocol
     candidates = {c.name for c in e.protocol.candidates}
     for cell in e.protocol.cells:
-        own: dict[tuple[str, str], list[Record]] = defaultdict(list)
-        for r in e.dev.records:
-            if r.cell == cell.name:
-                own[r.arm, r.config].append(r)
-        lengths, mean = measured(r for (arm, _), records in own.items() if arm == "baseline" for r in records)
+        lengths, mean = dev.measured(cell.name, "baseline")
         if ("dev", cell.name, "baseline", "") not in frozen:
             yield f"{cell.name}: the dev run froze no baseline that could be replayed"
         for (phase, where, arm, config), choice in frozen.items():
@@ -214,17 +251,16 @@ def _budgets(e: Evidence, frozen: _Frozen) -> Iterator[str]:
                 else _match_fault(choice, cell.budget, lengths, mean, arm in candidates)
             )
             if phase == "dev" and choice.searched and not fault:
-                steps = {s.budget: own[arm, step_config(config, s.budget)] for s in choice.searched}
-                fault = _search_fault(choice, own[arm, config], steps)
+                fault = _search_fault(choice, dev, (cell.name, arm, config))
             if fault:
                 yield f"{'/'.join(filter(None, (phase, cell.name, arm, config)))}: {fault}"
 
 
-def _full(e: Evidence, frozen: _Frozen) -> Iterator[str]:
+def _full(e: Evidence, frozen: _Frozen, dev: _Dev) -> Iterator[str]:
     """References come from a cache that nothing is taken out of."""
-    assert e.protocol and e.dev
+    assert e.protocol
     for cell in e.protocol.reference_cells:
-        mean = measured(r for r in e.dev.records if r.cell == cell.name)[1]
+        mean = dev.measured(cell.name)[1]
         for key, choice in frozen.items():
             if key[1] != cell.name:
                 continue
@@ -233,11 +269,6 @@ def _full(e: Evidence, frozen: _Frozen) -> Iterator[str]:
                 yield f"{'/'.join(filter(None, key))}: its cache is compressed, so it is no reference"
             elif choice != reference_choice(choice.preset, choice.params, schedule, footprint, mean):
                 yield f"{cell.name}: the dev cache is {choice.dev_mean}, the records give {entries(mean)}"
-
-
-def _apart(records: list[Record]) -> list[Record]:
-    """The trials without the name of the configuration, in the order of their keys."""
-    return sorted((r.model_copy(update={"config": "", "measures": {}}) for r in records), key=lambda r: r.key)
 
 
 def _reference_fault(choice: ArmChoice, nominal: int, mean: Fraction) -> str | None:
@@ -267,12 +298,12 @@ def _match_fault(choice: ArmChoice, nominal: int, lengths: Lengths, mean: Fracti
     return search_fault(draft, choice)
 
 
-def _search_fault(choice: ArmChoice, ended: list[Record], steps: dict[int, list[Record]]) -> str | None:
-    """Why the means that a search states are not those of the dev records. `ended` are the records that count as the
-    configuration's, `steps` those at each budget that the search went through."""
+def _search_fault(choice: ArmChoice, dev: _Dev, place: tuple[str, str, str]) -> str | None:
+    """Why the means that a search states are not those of the dev records. `place`: cell, arm and configuration."""
+    cell, arm, config = place
     for step in choice.searched:
         try:
-            found = entries(measured(steps[step.budget])[1])
+            found = entries(dev.measured(cell, arm, step_config(config, step.budget))[1])
         except ValueError:
             return f"there are no dev trials at budget {step.budget}, which the search went through"
         if step.dev_mean != found:
@@ -280,7 +311,7 @@ def _search_fault(choice: ArmChoice, ended: list[Record], steps: dict[int, list[
                 f"the search is said to have met a dev cache of {step.dev_mean} at budget {step.budget}, the records "
                 f"give {found}"
             )
-    if _apart(ended) != _apart(steps[choice.schedule.budget]):
+    if dev.trials(*place) != dev.trials(cell, arm, step_config(config, choice.schedule.budget)):
         return "its dev trials are not those of the budget that the search ended at"
     return None
 

@@ -1,0 +1,226 @@
+"""The records of one phase as a verifier reads them: once strictly, keeping of each only what is small.
+
+Files come from people who may want a wrong result to pass, so nothing is read beyond what a file as committed has, and
+faults are kept as text. Most checks ask little of a record, and that is kept of all (`Row`). The records themselves are
+kept while there are few; of many, whoever needs them gets them parsed again, one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cask_eval import jsonl
+from cask_eval.canonical import leaf_hash, merkle_root_of
+from cask_eval.errors import CaskError, RecordError
+from cask_eval.ledger.events import SegmentCommit
+from cask_eval.protocol.keys import Key
+from cask_eval.records.model import Record, ResidencyRecord
+from cask_eval.records.segments import shared
+from cask_eval.records.store import canonical_lines, parse
+
+MAX_LINE = 64 << 20
+MAX_FILE = 16 << 30
+MAX_FAULTS = 10_000
+# Records beyond those that the ledger commits to which are read all the same, to say how many they are.
+SPARE = 10_000
+# More records than these are parsed again whenever they are asked for.
+KEPT = 20_000
+
+
+class Row(NamedTuple):
+    """What is kept of every record. `leaf` stands for all that is committed to (`canonical.leaf_hash` of
+    `records.store.evidence_of`), `output` for its token ids; b"" where there are none."""
+
+    key: Key
+    study: str
+    registration: str
+    problem_digest: str
+    seed: str
+    failed: bool
+    grader: str
+    output: bytes
+    leaf: bytes
+
+    @classmethod
+    def of(cls, r: Record, leaf: bytes) -> Row:
+        ids = hashlib.blake2b(repr(r.output_ids).encode(), digest_size=16).digest() if r.output_ids else b""
+        texts = map(sys.intern, (r.study, r.registration, r.problem_digest, r.seed))
+        return cls(shared(r.key), *texts, r.status == "failed", sys.intern(r.grade.grader), ids, leaf)
+
+    @property
+    def where(self) -> str:
+        """Phase, cell, arm, problem and sample."""
+        phase, cell, arm, _, problem, sample = self.key
+        return f"{phase}/{cell}/{arm}/{problem}/{sample}"
+
+
+class Segment(NamedTuple):
+    """One sealed segment as it was found."""
+
+    path: str
+    commit: SegmentCommit | None
+    """None where it holds no record."""
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A phase's records. `rows` are those of `records`, in their order; `faults` are lines that are no records or not
+    in canonical form; `torn` says that the last line is incomplete. `segments` are the sealed ones, and what they
+    hold."""
+
+    path: str
+    rows: Sequence[Row]
+    records: Sequence[Record]
+    faults: tuple[str, ...]
+    torn: bool
+    segments: tuple[Segment, ...] = ()
+
+
+class Part(NamedTuple):
+    """One file of a phase's records: the path that is spoken of, where it lies (plain or packed), and how many records
+    the ledger commits to there."""
+
+    path: str
+    file: Path
+    count: int
+
+
+def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
+    """What is in `parts`, of which the last is the open segment; `root` is the workspace. Raises RecordError where a
+    file is not what a file as committed could be."""
+    rows: list[Row] = []
+    records: list[Record] | None = []
+    faults: list[str] = []
+    found: list[Segment] = []
+    residencies: dict[tuple, ResidencyRecord] = {}
+    sources: list[_Source] = []
+    for part in parts:
+        lines, first = _Lines(part, root), len(rows)
+        source = _Source(part, root)
+        for number, line in enumerate(lines, 1):
+            source.digest.update(line + b"\n")
+            source.read = number
+            try:
+                record = parse(line, f"{part.path}:{number}")
+                canonical, leaf = canonical_lines(record)
+                rows.append(Row.of(record, leaf_hash(leaf)))
+                if records is not None:
+                    records.append(_sharing(record, residencies))
+                    if len(records) > KEPT:
+                        records = None
+                        residencies.clear()
+                if canonical != line:
+                    faults.append(f"{part.path}:{number}: is not in canonical form; the line was rewritten")
+            except (CaskError, ValueError) as error:
+                source.faulty.add(number)
+                faults.append(str(error))
+            if len(faults) >= MAX_FAULTS:
+                faults.append(f"{path}: after {MAX_FAULTS} faulty lines the rest was not read")
+                break
+        sources.append(source)
+        if part is not parts[-1]:
+            if lines.torn:
+                faults.append(f"{part.path}: the last line is incomplete")
+            found.append(Segment(part.path, _commit(rows[first:])))
+        if len(faults) > MAX_FAULTS:
+            break
+    kept = tuple(records) if records is not None else Again(sources, len(rows))
+    return RecordFile(path, tuple(rows), kept, tuple(faults), lines.torn, tuple(found))
+
+
+def _commit(rows: Sequence[Row]) -> SegmentCommit | None:
+    if not rows:
+        return None
+    leaves = (row.leaf for row in sorted(rows, key=lambda row: row.key))
+    return SegmentCommit(count=len(rows), merkle_root=merkle_root_of(leaves))
+
+
+class Again(Sequence):
+    """Records that are not kept, but parsed again whenever they are gone through. They are those of the first time,
+    when they were read strictly, and RecordError is raised where the files have changed since."""
+
+    def __init__(self, sources: Sequence[_Source], count: int):
+        self._sources, self._count = sources, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        for source in self._sources:
+            yield from source
+
+    def __getitem__(self, index):
+        raise TypeError("there are more records than are kept; go through them instead")
+
+
+class _Source:
+    """The records of one part. `faulty` are the numbers of lines that are none, `read` is how many were looked at, and
+    `digest` of what."""
+
+    def __init__(self, part: Part, root: Path):
+        self.part, self.root, self.read = part, root, 0
+        self.faulty: set[int] = set()
+        self.digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[Record]:
+        changed = RecordError(f"{self.part.path}: was changed while it was verified; verify again")
+        digest, number = hashlib.sha256(), 0
+        for number, line in enumerate(_Lines(self.part, self.root), 1):
+            digest.update(line + b"\n")
+            if number not in self.faulty:
+                try:
+                    record = Record.model_validate_json(line)
+                except ValueError:
+                    raise changed from None
+                yield record
+            if number == self.read:
+                break
+        if (number, digest.digest()) != (self.read, self.digest.digest()):
+            raise changed
+
+
+def _sharing(record: Record, known: dict[tuple, ResidencyRecord]) -> Record:
+    """The record, with the residency of an earlier one where it is equal: most of a record's memory is its events, and
+    trials of the same lengths have the same."""
+    own = record.residency
+    if own is None:
+        return record
+    first = known.setdefault((own.prompt_tokens, own.steps, own.payload_bytes, len(own.events)), own)
+    return record.model_copy(update={"residency": first}) if first is not own and first == own else record
+
+
+class _Lines:
+    """The complete lines of a records file, one after the other: it may be large, and a packed one of a few bytes may
+    unpack to anything. Nothing is read beyond the first thing that a file as committed does not have. Raises
+    RecordError there. `torn`: whether an incomplete line ends it, known at the end."""
+
+    def __init__(self, part: Part, root: Path):
+        self.path, self.where, self.count = part.file, part.file.relative_to(root).as_posix(), part.count
+        self.packed = part.file.suffix == ".gz"
+        self.torn = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        size, given, rest = 0, 0, b""
+        holds, spare = ("unpacks to", 0) if self.packed else ("holds", SPARE)
+        for piece in jsonl.pieces(self.path):
+            size += len(piece)
+            *lines, rest = (rest + piece).split(b"\n")
+            if size > MAX_FILE:
+                raise RecordError(f"{self.where}: {holds} more than {MAX_FILE} bytes")
+            for line in (*lines, rest):
+                if len(line) > MAX_LINE:
+                    raise RecordError(f"{self.where}:{given + 1}: {holds} a line of more than {MAX_LINE} bytes")
+            given += len(lines)
+            if given > self.count + spare:
+                raise RecordError(f"{self.where}: {holds} more than the {self.count} records that were committed to")
+            yield from (line.removesuffix(b"\r") for line in lines)
+        last = jsonl.split(rest)
+        if last.torn and self.packed:
+            raise RecordError(f"{self.where}:{given + 1}: the last line is incomplete")
+        self.torn = bool(last.torn)
+        yield from last.lines
