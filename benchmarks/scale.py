@@ -1,9 +1,9 @@
 """How long a study of many records takes, and how much memory, step by step.
 
-    python benchmarks/scale.py [--most 1000000]
+    python benchmarks/scale.py [--least 10000] [--most 1000000]
 
 A made-up study (the simulator that the tests attack: eight cells, three arms, five samples) with 10^4, 10^5, 10^6
-held-out records, up to `--most`; its dev split stays small. Steps, each in a process of its own:
+held-out records, of these from `--least` to `--most`; its dev split stays small. Steps, each in a process of its own:
 
     write      append all records, 100 at a time, each time waiting for the disk
     resume     take the records again and load which trials are done; nothing is parsed but the open segment
@@ -60,7 +60,7 @@ text = simulator.PROTOCOL.replace("samples: 1", "samples: {SAMPLES}").replace("[
 WRITE = SETTING + """
 import itertools
 from cask_eval.ledger.events import Close, Consume, Records
-from cask_eval.protocol.keys import expected_keys, keys_root
+from cask_eval.protocol.keys import expected_keys, keys_root, trial_seed
 author = simulator.Author(root)
 author.register(text)
 author.tune()
@@ -68,8 +68,16 @@ chosen, state = author.state.select[1], author.state
 keys = expected_keys(author.protocol, simulator.PROBLEMS["heldout"], chosen.survivors)
 about = {"methods": simulator.METHODS, "environment": simulator.ENVIRONMENT}
 author.write("consume", Consume(expected=len(keys), keys=keys_root(keys), environment=simulator.ENVIRONMENT))
-made = (simulator.record(author.protocol, state.register[0].hash, state.seed_root(), k, chosen.arms[k[1]][k[2]],
-                         chosen.chosen.get(k[1], {}).get(k[2], "")) for k in keys)
+root_of_seeds = state.seed_root()
+def each():
+    # A trial's samples differ in nothing but their seeds.
+    for k in keys:
+        if k[5] == 0:
+            made = simulator.record(author.protocol, state.register[0].hash, root_of_seeds, k,
+                                    chosen.arms[k[1]][k[2]], chosen.chosen.get(k[1], {}).get(k[2], ""))
+        seed = trial_seed(root_of_seeds, k[1], k[4], k[5], phase="heldout")
+        yield made.model_copy(update={"sample": k[5], "seed": seed})
+made = each()
 spent = 0.0
 with store.open():
     while some := list(itertools.islice(made, 100)):
@@ -129,11 +137,12 @@ def run(code: str, root: Path, problems: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--least", type=int, default=SIZES[0], help="the smallest number of records")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="the largest number of records")
     given = parser.parse_args()
     least: dict[str, tuple[int, int]] = {}
     print(f"{'records':>9} {'step':<8} {'seconds':>8} {'ms a record':>12} {'peak MB':>8} {'bytes a record':>15}")
-    for count in (n for n in SIZES if n <= given.most):
+    for count in (n for n in SIZES if given.least <= n <= given.most):
         problems = round(count / (CELLS * ARMS * SAMPLES))
         folder = Path(tempfile.mkdtemp())
         try:

@@ -20,6 +20,7 @@ from functools import cached_property
 from math import sqrt
 from typing import Protocol
 
+from cask_eval.decide.trial import Followed
 from cask_eval.fidelity import AFTER, ENDPOINTS
 from cask_eval.records.model import FidelityRecord
 from cask_eval.stats._checks import Alternative
@@ -178,7 +179,7 @@ class Replayed(Protocol):
     """A trial as far as it is compared here."""
 
     sample: int
-    fidelity: FidelityRecord | None
+    fidelity: FidelityRecord | Followed | None
 
 
 def pair(

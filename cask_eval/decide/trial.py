@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 
-from cask_eval.records.model import FidelityRecord, Record
+from cask_eval.fidelity import AFTER, ENDPOINTS
+from cask_eval.records.model import FidelityRecord, RatesRecord, Record
 from cask_eval.residency import Residency
 
 
@@ -22,13 +24,38 @@ class Trial:
     kept_min: int | None
     kept_max: int | None
     regions: tuple[int, int, int] | None
-    fidelity: FidelityRecord | None
+    fidelity: Followed | None
     account: Residency | None
     excluded: bool = False
 
     @property
     def failed(self) -> bool:
         return self.status == "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How a replay followed its reference: `FidelityRecord` without what is not compared, in billionths, which is what
+    stands there. In the order of `ENDPOINTS`; `after` is None where nothing was compressed."""
+
+    whole: tuple[int, ...]
+    after: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, found: FidelityRecord) -> Followed:
+        return cls(_billionths(found.whole), found.after and _billionths(found.after))
+
+    def endpoint(self, name: str) -> Fraction | None:
+        """As `FidelityRecord.endpoint`."""
+        rates = self.after if name.endswith(AFTER) else self.whole
+        return None if rates is None else Fraction(rates[_PLACE[name.removesuffix(AFTER)]], 10**9)
+
+
+def _billionths(rates: RatesRecord) -> tuple[int, ...]:
+    return tuple(int(getattr(rates, name).replace(".", "")) for name in ENDPOINTS)
+
+
+_PLACE = {name: i for i, name in enumerate(ENDPOINTS)}
 
 
 class Trials:
@@ -43,7 +70,7 @@ class Trials:
         regions = r.regions and (r.regions.bins, r.regions.empty, r.regions.longest)
         account = self._account(r) if r.status != "failed" else None
         return Trial(r.sample, sys.intern(r.status), r.grade.correct, r.output_tokens, r.kept_min, r.kept_max, regions,
-                     r.fidelity, account, excluded)  # fmt: skip
+                     r.fidelity and Followed.of(r.fidelity), account, excluded)  # fmt: skip
 
     def _account(self, r: Record) -> Residency | None:
         own = r.account()

@@ -19,6 +19,8 @@ import re
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -75,11 +77,10 @@ def sealed(path: Path) -> list[Path]:
 class Index:
     """The records of one segment without their content: key and leaf hash of each, and where its line ends."""
 
-    def __init__(self) -> None:
-        self.keys: list[Key] = []
-        self.ends = array("Q")
-        self._leaves = bytearray()
-        self._rows: dict[tuple[str, ...], array] = {}
+    def __init__(self, keys: Iterable[Key] = (), ends: Iterable[int] = (), leaves: bytes = b"") -> None:
+        self.keys: list[Key] = list(keys)
+        self.ends = array("Q", ends)
+        self._leaves = bytearray(leaves)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,9 +92,7 @@ class Index:
 
     def add(self, key: Key, size: int, leaf: bytes) -> None:
         """One record more, whose line has `size` bytes with its line end."""
-        key = shared(key)
-        self._rows.setdefault(key[1:4], array("I")).append(len(self.keys))
-        self.keys.append(key)
+        self.keys.append(shared(key))
         self.ends.append(self.size + size)
         self._leaves += leaf
 
@@ -103,8 +102,16 @@ class Index:
 
     def rows(self, *wanted: str | None) -> list[int]:
         """The records of one cell, arm and configuration; None takes any."""
-        fit = [rows for at, rows in self._rows.items() if all(w in (None, part) for w, part in zip(wanted, at))]
-        return sorted(row for rows in fit for row in rows)
+        places = self._places
+        for row in range(len(places[1]), len(self.keys)):  # those that were added since
+            places[1].append(places[0].setdefault(self.keys[row][1:4], len(places[0])))
+        fit = {at for place, at in places[0].items() if all(w in (None, part) for w, part in zip(wanted, place))}
+        return [row for row, at in enumerate(places[1]) if at in fit] if fit else []
+
+    @cached_property
+    def _places(self) -> tuple[dict[tuple[str, ...], int], array]:
+        """Cells, arms and configurations by number, and the number of each record's."""
+        return {}, array("I")
 
     def run(self) -> Iterator[tuple[Key, bytes]]:
         """(key, leaf hash) in the order of the keys."""
@@ -177,15 +184,16 @@ def read(path: Path) -> tuple[Index, str] | None:
         leaves = base64.b64decode(stored.leaves, validate=True)
         if len(stored.rows) != 4 * (len(leaves) // _LEAF) or len(leaves) % _LEAF:
             raise ValueError("its columns are not of one length")
-        index, numbers = Index(), iter(stored.rows)
-        for at, (place, problem, sample, size) in enumerate(zip(numbers, numbers, numbers, numbers)):
-            key = (*stored.places[place], stored.problems[problem], sample)
-            index.add(key, size, leaves[_LEAF * at : _LEAF * (at + 1)])
+        places = [tuple(map(sys.intern, place)) for place in stored.places]
+        problems = [sys.intern(problem) for problem in stored.problems]
+        of_place, of_problem, samples, sizes = (stored.rows[column::4] for column in range(4))
+        keys = [(*places[a], problems[b], c) for a, b, c in zip(of_place, of_problem, samples)]
+        index = Index(keys, accumulate(sizes), leaves)
         if index.size != stored.bytes:
             raise ValueError("its lengths do not add up")
     except ValidationError as error:
         raise RecordError(f"{where}: {first_fault(error)}") from None
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise RecordError(f"{where}: is damaged: {error}") from None
     return index, stored.sha256
 

@@ -97,12 +97,10 @@ class RecordStore:
         self._indices = [*map(_sealed, closed), _index(last)]
         keys: set[Key] = set()
         for path, index in zip(self.files, self._indices, strict=True):
-            for row, key in enumerate(index.keys, 1):
-                if key in keys:
-                    raise RecordError(
-                        f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record"
-                    )
-                keys.add(key)
+            before = len(keys)
+            keys.update(index.keys)
+            if len(keys) < before + len(index):
+                raise RecordError(_twice(path, index, self._indices))
         return keys
 
     @contextmanager
@@ -137,8 +135,12 @@ class RecordStore:
             new.add(record.key)
         if not records:
             return
-        lines = [line_of(record) + b"\n" for record in records]
-        leaves = [leaf_hash(canonical_lines(record)[1]) for record in records]
+        lines, leaves = [], []
+        for record in records:
+            line, evidence = canonical_lines(record)
+            loads(line)  # refuses what has no canonical form
+            lines.append(line + b"\n")
+            leaves.append(leaf_hash(evidence))
         if len(self._indices[-1]) >= segments.FULL_RECORDS or self._indices[-1].size >= segments.FULL_BYTES:
             self._seal()
         jsonl.append(self.path, b"".join(lines))
@@ -255,6 +257,16 @@ def _records(
         raise RecordError(f"{path}:{len(found.lines) + 1}: the last line is incomplete; {remedy}")
 
 
+def _twice(path: Path, index: Index, indices: list[Index]) -> str:
+    """Which record of a segment comes twice, in it or in an earlier one."""
+    seen = {key for other in indices[: indices.index(index)] for key in other.keys}
+    for row, key in enumerate(index.keys, 1):
+        if key in seen:
+            return f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record"
+        seen.add(key)
+    raise AssertionError("no key comes twice")
+
+
 def _indexed(records: Iterable[tuple[Record, int]]) -> Index:
     index = Index()
     for record, size in records:
@@ -307,8 +319,8 @@ def line_of(record: Record) -> bytes:
 
 
 def canonical_lines(record: Record) -> tuple[bytes, bytes]:
-    """`line_of` and `evidence_of`, many times faster, of a record that they or `canonical.loads` have let in: without
-    floats, large integers and names beyond ASCII, RFC 8785 is sorted, compact JSON."""
+    """`line_of` and `evidence_of`, many times faster, of a record whose line `canonical.loads` lets in: without floats,
+    large integers and names beyond ASCII, RFC 8785 is sorted, compact JSON."""
     value = record.model_dump(mode="json")
     if not all(name.isascii() for name in record.measures):
         return line_of(record), evidence_of(record)

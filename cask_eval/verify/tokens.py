@@ -28,6 +28,8 @@ def decoded(e: Evidence) -> Iterator[str]:
             words[model.name] = found
         elif model.id.startswith("embedded:"):
             yield Skip(f"{model.id}: the tokenizer that was locked is not this package's, so tokens are not compared")
+    if not words:
+        return
     for role, file in (("dev", e.dev), ("heldout", e.heldout)):
         for r in file.records if file else ():
             known = words.get(r.cell.partition("/")[0])
