@@ -24,8 +24,11 @@ def command(ctx: click.Context, study: str | None) -> None:
     state = StudyState.of(events, name)
     for committed in [era.records for era in state.eras if era.records] + [state.close[1].records]:
         path = space.resolve(committed.path)
-        before = path.stat().st_size if path.exists() else 0
-        if RecordStore(path).pack(committed):
-            click.echo(f"{jsonl.packed(path)}: {before:,} bytes in {jsonl.packed(path).stat().st_size:,}")
+        store = RecordStore(path)
+        before = sum(p.stat().st_size for p in store.files if p.exists())
+        segments = f" and {len(committed.segments)} segments" if committed.segments else ""
+        if store.pack(committed):
+            after = sum(jsonl.packed(p).stat().st_size for p in store.files)
+            click.echo(f"{jsonl.packed(path)}{segments}: {before:,} bytes in {after:,}")
         else:
-            click.echo(f"{jsonl.packed(path)}: packed already")
+            click.echo(f"{jsonl.packed(path)}{segments}: packed already")

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from cask_eval.decide.beside import CORRECTIONS, Beside, beside
 from cask_eval.decide.model import AnalysisDocument, ArmResult, CellResult, Interval, number
-from cask_eval.errors import RecordError
 from cask_eval.fields import Strict
 from cask_eval.ledger.events import (
     ArmChoice,
@@ -309,8 +308,9 @@ def gather(
         raise ValueError(f"evidence level {level!r} is none of {', '.join(LEVELS)}")
     mine = [e for e in events if e.study == analysis.study]
     select = _payload(mine, "select", Select)
-    read, fault = _read(records)
     order = [c.name for c in protocol.cells], _names(analysis, protocol)
+    counting = regimes.Counting(select)
+    measures = collect(counting.through(records), *order)
     scale = scale_of(analysis.endpoint)
     first = analysis.cells[0] if analysis.cells else None
     others = sorted({name for c in analysis.cells for name in c.p} - {analysis.procedure})
@@ -345,9 +345,9 @@ def gather(
         arms=_arms(analysis, protocol, protocol.cells),
         full=_arms(analysis, protocol, protocol.reference_cells),
         differences=differences,
-        regimes=regimes.collect(read, select, *order) if select and not fault else (),
+        regimes=() if measures.fault else counting.rows(*order),
         exclusion=regimes.rule(protocol),
-        measures=Measures(fault=fmt.one_line(fault)) if fault else collect(read, *order),
+        measures=measures,
         branches=tuple((fmt.one_line(b.name), _condition(b), fmt.one_line(b.decision)) for b in protocol.branches),
         plan=_plan(select, protocol) if select else None,
         deviations=tuple(_deviations(analysis, mine)),
@@ -366,16 +366,6 @@ def gather(
         steps=tuple(Step(e.seq, e.event, e.time, e.hash) for e in mine),
         analysis=analysis,
     )
-
-
-def _read(records: Iterable[Record]) -> tuple[list[Record], str]:
-    """The records, and why they cannot be read: the rest of the report does not depend on them."""
-    read: list[Record] = []
-    try:
-        read.extend(records)
-    except RecordError as error:
-        return [], str(error)
-    return read, ""
 
 
 def _test(a: AnalysisDocument, protocol: Protocol) -> str:

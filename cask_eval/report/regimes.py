@@ -6,12 +6,12 @@ A trial's record says its regime too; this does not take its word for it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cask_eval.decide.budgets import schedule_of
 from cask_eval.decide.exclusion import stages_of
-from cask_eval.ledger.events import Select
+from cask_eval.ledger.events import ArmChoice, Select
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
@@ -53,41 +53,71 @@ class Row:
 
 def collect(records: Iterable[Record], select: Select, cells: Sequence[str], arms: Sequence[str]) -> tuple[Row, ...]:
     """A row for each of `cells` and `arms`, in their order, that ran."""
-    own: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if record.phase == "heldout":
-            own.setdefault((record.cell, record.arm), []).append(record)
-    return tuple(
-        _row(cell, arm, own[cell, arm], select)
-        for cell in cells
-        for arm in arms
-        if (cell, arm) in own and arm in select.arms.get(cell, {})
-    )
+    counting = Counting(select)
+    for _ in counting.through(records):
+        pass
+    return counting.rows(cells, arms)
 
 
-def _row(cell: str, arm: str, records: list[Record], select: Select) -> Row:
-    try:
-        schedule = schedule_of(select.arms[cell][arm])
-    except ValueError:  # verification says so (V16); here there is nothing to count from
-        return Row(fmt.one_line(cell), fmt.one_line(arm), (fmt.DASH,) * len(REGIMES), *(fmt.DASH,) * 4)
-    counts: Counter[str] = Counter()
-    guards: Counter[str] = Counter()
-    prefix = decode = failed = 0
-    for record in records:
+class Counting:
+    """The regimes of trials that are seen one by one and not kept: there may be more than memory holds. Without a
+    selection there is nothing to count from."""
+
+    def __init__(self, select: Select | None):
+        self.select = select
+        self._arms: dict[tuple[str, str], _Counts] = {}
+
+    def through(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records, once they are counted."""
+        for record in records:
+            if self.select and record.phase == "heldout":
+                place = record.cell, record.arm
+                if place not in self._arms:
+                    self._arms[place] = _Counts(self.select.arms.get(record.cell, {}).get(record.arm))
+                self._arms[place].add(record)
+            yield record
+
+    def rows(self, cells: Sequence[str], arms: Sequence[str]) -> tuple[Row, ...]:
+        """A row for each of `cells` and `arms`, in their order, that was frozen and ran."""
+        own = [(cell, arm, self._arms[cell, arm]) for cell in cells for arm in arms if (cell, arm) in self._arms]
+        return tuple(counts.row(cell, arm) for cell, arm, counts in own if counts.frozen)
+
+
+class _Counts:
+    """Those of one arm in one cell. `schedule` is None where there is nothing to count from: it was not frozen, or is
+    no schedule, which verification says (V16)."""
+
+    def __init__(self, choice: ArmChoice | None):
+        self.frozen = choice is not None
+        try:
+            self.schedule = choice and schedule_of(choice)
+        except ValueError:
+            self.schedule = None
+        self.regimes: Counter[str] = Counter()
+        self.guards: Counter[str] = Counter()
+        self.prefix = self.decode = self.failed = 0
+
+    def add(self, record: Record) -> None:
+        if self.schedule is None:
+            return
         account = record.account()
         if account is None:
-            failed += 1
-            continue
-        found = stages_of(record, schedule)
-        counts[regime(found, account.active)] += 1
-        guards.update(found.guards)
-        prefix, decode = prefix + found.prefix_events, decode + found.decode_events
-    return Row(
-        cell=fmt.one_line(cell),
-        arm=fmt.one_line(arm),
-        counts=tuple(f"{counts[name]:,}" for name in REGIMES),
-        failed=f"{failed:,}",
-        prefix_events=f"{prefix:,}",
-        decode_events=f"{decode:,}",
-        guards=", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in sorted(guards.items())) or fmt.DASH,
-    )
+            self.failed += 1
+            return
+        found = stages_of(record, self.schedule)
+        self.regimes[regime(found, account.active)] += 1
+        self.guards.update(found.guards)
+        self.prefix, self.decode = self.prefix + found.prefix_events, self.decode + found.decode_events
+
+    def row(self, cell: str, arm: str) -> Row:
+        if self.schedule is None:
+            return Row(fmt.one_line(cell), fmt.one_line(arm), (fmt.DASH,) * len(REGIMES), *(fmt.DASH,) * 4)
+        return Row(
+            cell=fmt.one_line(cell),
+            arm=fmt.one_line(arm),
+            counts=tuple(f"{self.regimes[name]:,}" for name in REGIMES),
+            failed=f"{self.failed:,}",
+            prefix_events=f"{self.prefix:,}",
+            decode_events=f"{self.decode:,}",
+            guards=", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in sorted(self.guards.items())) or fmt.DASH,
+        )

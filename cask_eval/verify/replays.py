@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cask_eval.decide.budgets import at_budget, footprint_of, schedule_of
 from cask_eval.errors import RecordError
@@ -10,13 +12,22 @@ from cask_eval.fidelity import summarise
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.occupancy import compressed_from
 from cask_eval.protocol.model import REFERENCE
-from cask_eval.records.model import FidelityRecord, Record
+from cask_eval.records.model import ChainRecord, FidelityRecord, Record
 from cask_eval.records.tokens import TokenFile, Trial, digest_of
 from cask_eval.verify.check import Skip
 from cask_eval.verify.evidence import Evidence, Role
 
+
+class Reference(NamedTuple):
+    """What a replay must have of its reference. `said` stands for status, output and token ids (`_said`)."""
+
+    failed: bool
+    prompt_tokens: int
+    said: bytes
+
+
 # (phase, model, problem, sample) → the reference.
-References = dict[tuple[str, str, str, int], Record]
+References = dict[tuple[str, str, str, int], Reference]
 
 
 def references(e: Evidence) -> References:
@@ -25,11 +36,15 @@ def references(e: Evidence) -> References:
         return {}
     models = {cell.name: cell.model for cell in e.protocol.reference_cells}
     return {
-        (r.phase, models[r.cell], r.problem, r.sample): r
+        (r.phase, models[r.cell], r.problem, r.sample): Reference(r.status == "failed", r.prompt_tokens, _said(r))
         for file in (e.dev, e.heldout)
         for r in (file.records if file else ())
         if r.cell in models and r.arm == REFERENCE
     }
+
+
+def _said(part: Record | ChainRecord) -> bytes:
+    return hashlib.sha256(repr((part.status, part.output, part.output_ids)).encode()).digest()
 
 
 def replay_faults(e: Evidence, r: Record, given: References) -> Iterator[str]:
@@ -43,12 +58,11 @@ def replay_faults(e: Evidence, r: Record, given: References) -> Iterator[str]:
     if not replay or r.status == "failed":
         return
     reference = given.get((r.phase, r.cell.partition("/")[0], r.problem, r.sample))
-    if reference is None or reference.status == "failed":
+    if reference is None or reference.failed:
         yield "is a replay, but its reference left no output"
         return
     for part in (r, *r.chains):
-        own = part.status, part.output, part.output_ids
-        if own != (reference.status, reference.output, reference.output_ids):
+        if _said(part) != reference.said:
             yield "replays other tokens than its reference put out"
             return
     if r.prompt_tokens != reference.prompt_tokens:
