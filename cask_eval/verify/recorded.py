@@ -28,8 +28,9 @@ MAX_FILE = 16 << 30
 MAX_FAULTS = 10_000
 # Records beyond those that the ledger commits to which are read all the same, to say how many they are.
 SPARE = 10_000
-# More records than these are parsed again whenever they are asked for.
-KEPT = 20_000
+# Records whose lines have more bytes than this are parsed again whenever they are asked for. As objects they are several
+# times as large.
+KEPT = 64 << 20
 
 
 class Row(NamedTuple):
@@ -99,19 +100,20 @@ def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
     found: list[Segment] = []
     residencies: dict[tuple, ResidencyRecord] = {}
     sources: list[_Source] = []
+    size = 0
     for part in parts:
         lines, first = _Lines(part, root), len(rows)
         source = _Source(part, root)
         for number, line in enumerate(lines, 1):
             source.digest.update(line + b"\n")
-            source.read = number
+            source.read, size = number, size + len(line)
             try:
                 record = parse(line, f"{part.path}:{number}")
                 canonical, leaf = canonical_lines(record)
                 rows.append(Row.of(record, leaf_hash(leaf)))
                 if records is not None:
                     records.append(_sharing(record, residencies))
-                    if len(records) > KEPT:
+                    if size > KEPT:
                         records = None
                         residencies.clear()
                 if canonical != line:
