@@ -19,6 +19,7 @@ from cask_eval.workspace import Workspace
 if TYPE_CHECKING:
     from cask_eval.ledger.events import Register
     from cask_eval.protocol.model import Protocol
+    from cask_eval.runner.place import Place
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 study_argument = click.argument("study", required=False)
@@ -87,8 +88,15 @@ device_option = click.option(
 )
 
 
+ray_option = click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Run trials on a Ray cluster: the one that runs here, or else a local one (auto); or the one at HOST:PORT.",
+)
+
+
 def device_options(command: Callable) -> Callable:
-    """--device and --slots."""
+    """--device and --slots. With `ray_option` the device is the workers', and stays as it was typed."""
 
     @device_option
     @click.option(
@@ -99,7 +107,8 @@ def device_options(command: Callable) -> Callable:
     )
     @functools.wraps(command)
     def wrapped(*args, device: str, **kwargs):
-        return command(*args, device=resolve_device(device), **kwargs)
+        device = device if kwargs.get("ray") else resolve_device(device)
+        return command(*args, device=device, **kwargs)
 
     return wrapped
 
@@ -122,6 +131,19 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise CaskError(f"--device {name}: {str(error).splitlines()[0]}; use cpu or auto") from None
     return name
+
+
+def place(device: str, slots: int | None, ray: str | None) -> Place:
+    """Where a study's trials run. Raises CaskError when that cannot be had."""
+    quiet()
+    if ray is None:
+        from cask_eval.runner.place import Here
+
+        return Here(device, slots)
+    resolve_device("cpu")  # torch is there
+    from cask_eval.cluster.study import Cluster
+
+    return Cluster(ray, device, slots)
 
 
 @contextmanager

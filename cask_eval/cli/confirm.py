@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,10 @@ from cask_eval.cli.common import (
     json_option,
     locked_protocol,
     nobody_survived,
+    place,
     print_json,
     quiet,
+    ray_option,
     roots_option,
     say,
     study_argument,
@@ -26,6 +29,9 @@ from cask_eval.cli.common import (
 from cask_eval.cli.report import summary, write_report
 from cask_eval.errors import CaskError, ConsumedError
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.runner.place import Place
 
 # Digits of the protocol digest that stand for "I know what I am about to use up".
 DIGITS = 8
@@ -52,6 +58,7 @@ DIGITS = 8
 )
 @roots_option
 @gate_option
+@ray_option
 @device_options
 @json_option
 @click.pass_context
@@ -64,6 +71,7 @@ def command(
     tsa: str | None,
     roots: Path | None,
     gate: str | None,
+    ray: str | None,
     device: str,
     slots: int | None,
     as_json: bool,
@@ -77,7 +85,8 @@ def command(
     space = workspace(ctx)
     if roots and not tsa:
         raise CaskError(f"--roots {roots}: says whom to trust for --tsa, which is not given; leave it out")
-    name = consume(space, study, digest, device, slots, gate, exploratory, (tsa, roots) if tsa else None)
+    where = place(device, slots, ray)
+    name = consume(space, study, digest, where, gate, exploratory, (tsa, roots) if tsa else None)
     if tsa:
         _stamp_or_warn(space, name, (tsa, roots), "close")
     document = derive(space, name)
@@ -94,8 +103,7 @@ def consume(
     space: Workspace,
     study: str | None,
     digest: str | None,
-    device: str,
-    slots: int | None,
+    where: Place,
     gate: str | None = None,
     exploratory: bool = False,
     stamps: tuple[str, Path | None] | None = None,
@@ -118,7 +126,7 @@ def consume(
     if state.consume is None:
         if not exploratory:
             _refuse_spent(space, events, state)
-        refuse_changed(space, name, device)
+        refuse_changed(space, name, where)
         lock = state.register[1].splits["heldout"]
         protocol, survivors = locked_protocol(state.register[1]), state.select[1].survivors
         cells, arms = len(protocol.cells), len(protocol.heldout_arms(survivors))
@@ -152,7 +160,7 @@ def consume(
             if stamps:
                 _stamp_or_warn(space, name, stamps, "consume")
 
-        confirm(space, name, device, slots, progress, exploratory=exploratory, begun=begun)
+        confirm(space, name, where, progress, exploratory=exploratory, begun=begun)
     return name
 
 

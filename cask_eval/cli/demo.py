@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cask_eval.cli.common import device_options, say
+from cask_eval.cli.common import device_options, place, say
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
@@ -47,12 +47,12 @@ def command(folder: str, device: str, slots: int | None) -> int:
     step(f"register {protocol}")
     event, power = lock(protocol, device)
     say(power)
-    space = Workspace(root)
+    space, here = Workspace(root), place(device, slots, None)
     step(f"-C {root} tune")
-    choose(space, event.study, device, slots)
+    choose(space, event.study, here)
     digest = event.payload["protocol_digest"]
     step(f"-C {root} confirm --split heldout --yes {digest[7:15]}")
-    name = consume(space, event.study, digest, device, slots)
+    name = consume(space, event.study, digest, here)
     derive(space, name)
     step(f"-C {root} verify --require L0")
     verdict = verify(space, name, require="L0")

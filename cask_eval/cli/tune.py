@@ -13,8 +13,10 @@ from cask_eval.cli.common import (
     json_option,
     locked_protocol,
     nobody_survived,
+    place,
     print_json,
     quiet,
+    ray_option,
     say,
     study_argument,
     watch,
@@ -24,18 +26,22 @@ from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:
     from cask_eval.ledger.events import Select
+    from cask_eval.runner.place import Place
 
 
 @click.command("tune")
 @study_argument
+@ray_option
 @device_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, study: str | None, device: str, slots: int | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, study: str | None, ray: str | None, device: str, slots: int | None, as_json: bool
+) -> None:
     """Run the dev split of STUDY (default: the one that is registered), match each arm's budget to the baseline's
     mean cache, and freeze what the registered rules choose."""
     space = workspace(ctx)
-    event, chosen = choose(space, study, device, slots)
+    event, chosen = choose(space, study, place(device, slots, ray))
     if as_json:
         print_json(event.model_dump(mode="json"))
         return
@@ -62,7 +68,7 @@ def show(chosen: Select) -> None:
             click.echo(f"{label}: {configs[name]}, budget {chosen.arms[cell][name].schedule.budget}")
 
 
-def choose(space: Workspace, study: str | None, device: str, slots: int | None):
+def choose(space: Workspace, study: str | None, where: Place):
     """(ledger event, Select payload)."""
     quiet()
     from cask_eval.ledger.events import Select
@@ -72,5 +78,5 @@ def choose(space: Workspace, study: str | None, device: str, slots: int | None):
 
     name = pick(Ledger(space.ledger).events(), study, {"registered"})
     with watch(f"tune {name}") as progress:
-        event = tune(space, name, device, slots, progress)
+        event = tune(space, name, where, progress)
     return event, Select.model_validate(event.payload)

@@ -217,6 +217,16 @@ class Amend(Register):
     dev: RecordsCommit | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
+class Lost(Strict):
+    """What died under the run that writes the event, on a cluster: `workers` of it, with `trials` that were begun and
+    had to be begun again; `attempts` is the most that one of them took. Nothing follows from it: a trial that is begun
+    again leaves the same record."""
+
+    workers: Positive
+    trials: Natural
+    attempts: Positive
+
+
 class DevRun(Strict):
     """All dev trials are done. `records` commits to those of every configuration and of every search. `matched` maps
     cell → arm → configuration → the arm as it was run; arm and configuration are named as in `Record` (the baseline's
@@ -226,6 +236,7 @@ class DevRun(Strict):
     matched: dict[str, dict[str, dict[str, ArmChoice]]]
     methods: list[PackageLock]
     invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
+    lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Select(Strict):
@@ -255,7 +266,8 @@ class Consume(Strict):
 
 class Records(Strict):
     """The end of one session inside the attempt; `complete` is false when the next session found it interrupted.
-    Methods and environment are those of the session that writes the event."""
+    Methods and environment are those of the session that writes the event; `lost` is left out where its trials all ran
+    at the first attempt, and where they were run by another session."""
 
     attempt: Literal[1] = 1
     session: Annotated[int, Field(ge=1)]
@@ -264,6 +276,7 @@ class Records(Strict):
     methods: list[PackageLock] | None = None
     environment: Environment | None = None
     invocation: Invocation | None = Field(default=None, exclude_if=lambda value: value is None)
+    lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Close(Strict):

@@ -100,6 +100,13 @@ def calibration_file(model: Model, workspace: Workspace) -> Path | None:
     return path
 
 
+def weights(model: Model, workspace: Workspace) -> int:
+    """Bytes of the files that a model's weights lie in. Raises ModelError."""
+    place = located(model, workspace)
+    files = [p for p in place.iterdir() if p.suffix in (".safetensors", ".bin")] if place.is_dir() else [place]
+    return sum(p.stat().st_size for p in files)
+
+
 # Below this size one CPU thread is faster than several: the work of an operator no longer pays for waking them.
 SMALL = 20_000_000
 

@@ -35,8 +35,9 @@ from cask_eval.records.store import RecordStore
 from cask_eval.records.tokens import TokenFile, path_of
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
-from cask_eval.runner.study import Study, facts, open_study, refuse_drift
-from cask_eval.runner.trials import Batch, Bench, Replays
+from cask_eval.runner.place import Place, Runs
+from cask_eval.runner.study import Study, facts, open_study
+from cask_eval.runner.trials import Batch, Replays
 from cask_eval.workspace import Workspace
 
 
@@ -129,7 +130,7 @@ def _refuse_dev_problems(workspace: Workspace, ledger: Ledger, study: Study) -> 
             )
 
 
-def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch: Watch) -> Event:
+def tune(workspace: Workspace, name: str, place: Place, watch: Watch) -> Event:
     """Run the dev split, match budgets, apply the registered rules. An interrupted run goes on where it stopped."""
     ledger = Ledger(workspace.ledger)
     state = StudyState.of(ledger.events(), name)
@@ -138,11 +139,10 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
     else:
         require(state, "select")
     event, registered = state.register
-    study = _reopen(workspace, registered, device)
+    study = _reopen(workspace, registered, place)
     protocol = study.protocol
     ids = [p.id for p in study.dev.problems]
-    grounds = tuning.grounds(study, registered.models, device)
-    bench = Bench(study, event.hash, state.seed_root(), device, slots)
+    grounds = tuning.grounds(study, registered.models, place.device)
     with RecordStore(workspace.records(name, "dev", state.revision)).open() as store:
         # Another process may have tuned meanwhile; while the records are held none can.
         events = ledger.events()
@@ -152,26 +152,10 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
             expected = dev_keys(protocol, ids)
             # How many budgets a search will try is not known; its trials show as tokens only.
             watch.start(len(expected), len(store.done.intersection(expected)))
-            matched = {}
-            for cell in protocol.reference_cells:
-                ground = grounds[cell.model]
-                batch = Batch("dev", cell, REFERENCE, "", tuning.full(cell, ground))
-                bench.run(batch, store.done, store.append, watch.advance)
-                own = list(store.read(cell.name))
-                matched[cell.name] = {REFERENCE: {"": tuning.measured_full(cell, ground, own)}}
-            for cell in protocol.cells:
-                ground = grounds[cell.model]
-                batch = Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, ground))
-                bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
-                baseline = list(store.read(cell.name, "baseline"))
-                matched[cell.name] = tuning.match(protocol, cell, ground, baseline)
-                for arm, row in matched[cell.name].items():
-                    for config, draft in row.items() if arm != "baseline" else ():
-                        batch = Batch("dev", cell, arm, config, draft)
-                        row[config] = _search(bench, batch, ground, store, watch)
-                        batch = replace(batch, choice=row[config])
-                        bench.run(batch, store.done, store.append, watch.advance, replays(study, store, batch))
-            _say_usage(bench, watch)
+            with place.bench(study, state, watch.say) as bench:
+                matched = _matched(study, grounds, bench, store, watch)
+                _say_usage(bench, watch)
+                lost = bench.lost
             _complete(store, expected + search_keys(protocol, tried(matched), ids))
             locks = fingerprint.methods(protocol)
             if locks != registered.methods:
@@ -181,6 +165,7 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
                 matched=matched,
                 methods=locks,
                 invocation=fingerprint.invocation(workspace.root),
+                lost=lost,
             )
             ledger.append(name, "dev_run", payload, allow=guard(name, "dev_run", event.hash))
             state = StudyState.of(ledger.events(), name)
@@ -192,7 +177,48 @@ def tune(workspace: Workspace, name: str, device: str, slots: int | None, watch:
     return ledger.append(name, "select", chosen, allow=guard(name, "select", event.hash))
 
 
-def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStore, watch: Watch) -> ArmChoice:
+def _matched(
+    study: Study, grounds: dict[str, tuning.Ground], bench: Runs, store: RecordStore, watch: Watch
+) -> dict[str, dict[str, dict[str, ArmChoice]]]:
+    """Run the dev split; returns `DevRun.matched`. Arms wait for the baseline of their cell, whose cache they are
+    matched to, and baselines for the references that they replay; everything else may run at once."""
+
+    def run(batches: list[Batch]) -> None:
+        bench.run_all(given(study, store, batches), store.done, store.append, watch.advance)
+
+    protocol = study.protocol
+    references = [
+        Batch("dev", cell, REFERENCE, "", tuning.full(cell, grounds[cell.model])) for cell in protocol.reference_cells
+    ]
+    run(references)
+    baselines = [
+        Batch("dev", cell, "baseline", "", tuning.baseline(protocol, cell, grounds[cell.model]))
+        for cell in protocol.cells
+    ]
+    run(baselines)
+    matched = {}
+    for batch in references:
+        own = list(store.read(batch.cell.name))
+        measured = tuning.measured_full(batch.cell, grounds[batch.cell.model], own)
+        matched[batch.cell.name] = {REFERENCE: {"": measured}}
+    for batch in baselines:
+        cell = batch.cell
+        own = list(store.read(cell.name, "baseline"))
+        matched[cell.name] = tuning.match(protocol, cell, grounds[cell.model], own)
+    arms = []
+    for cell in protocol.cells:
+        for arm, row in matched[cell.name].items():
+            for config, draft in row.items() if arm != "baseline" else ():
+                batch = Batch("dev", cell, arm, config, draft)
+                row[config] = _search(study, bench, batch, grounds[cell.model], store, watch)
+                arms.append(replace(batch, choice=row[config]))
+    run(arms)
+    return matched
+
+
+def _search(
+    study: Study, bench: Runs, draft: Batch, ground: tuning.Ground, store: RecordStore, watch: Watch
+) -> ArmChoice:
     """The budget of a configuration whose cache depends on what it generates. The trials at every budget that is tried
     stand in the dev records under a name of their own (`step_config`), so that an interrupted search runs no trial
     twice and a reviewer can follow it; those of the last one stand under the configuration's name too."""
@@ -202,8 +228,8 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
     def evaluate(choice: ArmChoice) -> list[Record]:
         budget = choice.schedule.budget
         step = replace(draft, config=step_config(draft.config, budget), choice=choice)
-        given = replays(bench.study, store, step)
-        bench.run(step, store.done, store.append, lambda _, tokens: watch.advance(0, tokens), given)
+        work = given(study, store, [step])
+        bench.run_all(work, store.done, store.append, lambda _, tokens: watch.advance(0, tokens))
         ran[budget] = list(store.read(draft.cell.name, draft.arm, step.config))
         return ran[budget]
 
@@ -212,8 +238,8 @@ def _search(bench: Bench, draft: Batch, ground: tuning.Ground, store: RecordStor
         done = store.done
         last = [r.model_copy(update={"config": draft.config}) for r in ran[choice.schedule.budget]]
         new = [r for r in last if r.key not in done]
-        if bench.study.protocol.fidelity:
-            file, ended = token_file(bench.study, store, draft), step_config(draft.config, choice.schedule.budget)
+        if study.protocol.fidelity:
+            file, ended = token_file(study, store, draft), step_config(draft.config, choice.schedule.budget)
             ids = [(r.problem, r.sample) for r in new if r.fidelity]
             file.add({(draft.config, *id): file.read((ended, *id)) for id in ids})
         store.append(new)
@@ -227,14 +253,24 @@ def token_file(study: Study, store: RecordStore, batch: Batch) -> TokenFile:
     return TokenFile(space.resolve(path_of(space.relative(store.path), batch.cell.name, batch.arm)))
 
 
-def replays(study: Study, store: RecordStore, batch: Batch) -> Replays | None:
-    """What a batch needs to replay the references of its model, which have been generated; None where trials generate
-    their own output."""
-    if not study.protocol.fidelity:
-        return None
-    cell = next(c for c in study.protocol.reference_cells if c.model == batch.cell.model)
-    own = store.read(cell.name, REFERENCE)
-    return Replays({(r.problem, r.sample): r for r in own}, token_file(study, store, batch).add)
+def given(study: Study, store: RecordStore, batches: list[Batch]) -> list[tuple[Batch, Replays | None]]:
+    """The batches, each with what it needs to replay the references of its model, which have been generated; with None
+    where its trials generate their own output."""
+    replaying = {b.cell.model for b in batches if study.protocol.fidelity and b.arm != REFERENCE}
+    references = {
+        c.model: {(r.problem, r.sample): r for r in store.read(c.name, REFERENCE)}
+        for c in study.protocol.reference_cells
+        if c.model in replaying
+    }
+
+    def keep(batch: Batch) -> Callable[[dict], None]:
+        # Opened anew each time: several batches may write to the file of one arm in turns.
+        return lambda found: token_file(study, store, batch).add(found)
+
+    return [
+        (b, Replays(references[b.cell.model], keep(b)) if study.protocol.fidelity and b.arm != REFERENCE else None)
+        for b in batches
+    ]
 
 
 def _refuse_broken(store: RecordStore, chosen: Select) -> None:
@@ -259,16 +295,15 @@ def consumption(workspace: Workspace, name: str) -> tuple[StudyState, str]:
     return state, state.register[1].protocol_digest
 
 
-def refuse_changed(workspace: Workspace, name: str, device: str) -> None:
+def refuse_changed(workspace: Workspace, name: str, place: Place) -> None:
     """Raises DriftError when protocol, splits, code, models or environment are not as they were registered."""
-    _reopen(workspace, StudyState.of(Ledger(workspace.ledger).events(), name).register[1], device)
+    _reopen(workspace, StudyState.of(Ledger(workspace.ledger).events(), name).register[1], place)
 
 
 def confirm(
     workspace: Workspace,
     name: str,
-    device: str,
-    slots: int | None,
+    place: Place,
     watch: Watch,
     *,
     exploratory: bool = False,
@@ -280,7 +315,7 @@ def confirm(
     ledger = Ledger(workspace.ledger)
     state, _ = consumption(workspace, name)
     event, registered = state.register
-    study = _reopen(workspace, registered, device)
+    study = _reopen(workspace, registered, place)
     survivors = state.select[1].survivors
     expected = expected_keys(study.protocol, [p.id for p in study.heldout.problems], survivors)
     with RecordStore(workspace.records(name, "heldout")).open() as store:
@@ -288,43 +323,47 @@ def confirm(
         before, (state, _) = state, consumption(workspace, name)
         if (state.register, state.select) != (before.register, before.select):
             raise StateError(f"study {name!r} was amended while this ran; look at `cask-eval status {name}`")
-        session = 1
-        if state.consume is None:
-            payload = Consume(
-                expected=len(expected),
-                keys=keys_root(expected),
-                environment=fingerprint.environment(device),
-                exploratory=exploratory,
+        # Whatever runs the trials is there, and is what was registered, before anything is spent.
+        with place.bench(study, state, watch.say) as bench:
+            session = 1
+            if state.consume is None:
+                payload = Consume(
+                    expected=len(expected),
+                    keys=keys_root(expected),
+                    environment=bench.environment,
+                    exploratory=exploratory,
+                    invocation=fingerprint.invocation(workspace.root),
+                )
+                _refuse_early(store)
+                ledger.append(name, "consume", payload, allow=guard(name, "consume", event.hash))
+            elif not _is_complete(state):
+                watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
+                session = 1 + len(state.sessions)
+                _end_session(ledger, study, session, False, store, bench)
+                session += 1
+            begun()
+            if not _is_complete(state):
+                watch.start(len(expected), len(store.done))
+                rows = [(cell, full_arms("heldout")) for cell in study.protocol.reference_cells]
+                rows += [(cell, list(study.protocol.heldout_arms(survivors))) for cell in study.protocol.cells]
+                batches = [
+                    Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
+                    for cell, arms in rows
+                    for arm in arms
+                ]
+                for some in ([b for b in batches if b.arm == REFERENCE], [b for b in batches if b.arm != REFERENCE]):
+                    bench.run_all(given(study, store, some), store.done, store.append, watch.advance)
+                _say_usage(bench, watch)
+                _complete(store, expected)
+                _end_session(ledger, study, session, True, store, bench)
+            _say_failures(store, watch, study.protocol.fidelity)
+            payload = Close(
+                records=_commit(store, workspace),
+                methods=fingerprint.methods(study.protocol),
+                environment=bench.environment,
+                task=fingerprint.task(study.task),
                 invocation=fingerprint.invocation(workspace.root),
             )
-            _refuse_early(store)
-            ledger.append(name, "consume", payload, allow=guard(name, "consume", event.hash))
-        elif not _is_complete(state):
-            watch.say(f"resuming: {len(store.done)} of {len(expected)} trials are done")
-            session = 1 + len(state.sessions)
-            _end_session(ledger, study, session, False, store, device)
-            session += 1
-        begun()
-        if not _is_complete(state):
-            watch.start(len(expected), len(store.done))
-            bench = Bench(study, event.hash, state.seed_root(), device, slots)
-            rows = [(cell, full_arms("heldout")) for cell in study.protocol.reference_cells]
-            rows += [(cell, list(study.protocol.heldout_arms(survivors))) for cell in study.protocol.cells]
-            for cell, arm in ((cell, arm) for cell, arms in rows for arm in arms):
-                batch = Batch("heldout", cell, arm, "", state.select[1].arms[cell.name][arm])
-                given = replays(study, store, batch) if arm != REFERENCE else None
-                bench.run(batch, store.done, store.append, watch.advance, given)
-            _say_usage(bench, watch)
-            _complete(store, expected)
-            _end_session(ledger, study, session, True, store, device)
-        _say_failures(store, watch, study.protocol.fidelity)
-        payload = Close(
-            records=_commit(store, workspace),
-            methods=fingerprint.methods(study.protocol),
-            environment=fingerprint.environment(device),
-            task=fingerprint.task(study.task),
-            invocation=fingerprint.invocation(workspace.root),
-        )
         return ledger.append(name, "close", payload, allow=guard(name, "close"))
 
 
@@ -340,20 +379,21 @@ def _refuse_early(store: RecordStore) -> None:
         )
 
 
-def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, store: RecordStore, device: str) -> None:
+def _end_session(ledger: Ledger, study: Study, session: int, complete: bool, store: RecordStore, bench: Runs) -> None:
     name = study.protocol.study
     payload = Records(
         session=session,
         complete=complete,
         records=_commit(store, study.workspace),
         methods=fingerprint.methods(study.protocol),
-        environment=fingerprint.environment(device),
+        environment=bench.environment,
         invocation=fingerprint.invocation(study.workspace.root),
+        lost=bench.lost,
     )
     ledger.append(name, "records", payload, allow=guard(name, "records"))
 
 
-def _say_usage(bench: Bench, watch: Watch) -> None:
+def _say_usage(bench: Runs, watch: Watch) -> None:
     if text := bench.usage.text():
         watch.say(text)
 
@@ -372,14 +412,14 @@ def _say_failures(store: RecordStore, watch: Watch, fidelity: bool) -> None:
         )
 
 
-def _reopen(workspace: Workspace, registered, device: str) -> Study:
+def _reopen(workspace: Workspace, registered, place: Place) -> Study:
     path = workspace.resolve(registered.protocol_path)
     if not path.is_file():
         raise DriftError(f"the registered protocol {registered.protocol_path} is gone; restore it")
     study = open_study(workspace, path)
     if digest(study.protocol.document()) != registered.protocol_digest:
         raise DriftError(f"{registered.protocol_path} differs from what was registered; restore it")
-    refuse_drift(study, registered, device)
+    place.check(study, registered)
     return study
 
 

@@ -133,25 +133,36 @@ def facts(study: Study, device: str, warnings: list[str]) -> Register:
         tokens[model.name] = digest_of(prompts)
     check_methods(study.protocol, locks)
     return Register(
-        protocol_path=study.workspace.relative(study.loaded.path),
-        protocol_raw=study.loaded.raw_digest,
-        protocol_digest=study.loaded.digest,
-        protocol=study.protocol.document(),
-        splits={"dev": study.dev.lock(), "heldout": study.heldout.lock()},
-        methods=fingerprint.methods(study.protocol),
+        **described(study),
         models=locks,
         environment=fingerprint.environment(device),
         warnings=warnings,
-        task=fingerprint.task(study.task),
-        grader=study.task.GRADER,
         prompt=PromptLock(file=study.asking.digest, tokens=tokens),
         invocation=fingerprint.invocation(study.workspace.root),
     )
 
 
+def described(study: Study) -> dict[str, Any]:
+    """The fields of the registration that neither a model nor a device is needed for, measured now."""
+    return {
+        "protocol_path": study.workspace.relative(study.loaded.path),
+        "protocol_raw": study.loaded.raw_digest,
+        "protocol_digest": study.loaded.digest,
+        "protocol": study.protocol.document(),
+        "splits": {"dev": study.dev.lock(), "heldout": study.heldout.lock()},
+        "methods": fingerprint.methods(study.protocol),
+        "task": fingerprint.task(study.task),
+        "grader": study.task.GRADER,
+    }
+
+
 def refuse_drift(study: Study, registered: Register, device: str) -> None:
     """Measure everything again and compare it with what was locked. Raises DriftError naming each difference."""
-    now = facts(study, device, registered.warnings)
+    refuse(study, registered, facts(study, device, registered.warnings))
+
+
+def refuse(study: Study, registered: Register, now: Register) -> None:
+    """Raises DriftError naming each difference between what was locked and what was measured `now`."""
     said = [f"{c.field} was {c.before or 'none'}, is {c.after or 'none'}" for c in drift(registered, now)]
     if registered.protocol_raw != now.protocol_raw:
         said.append(f"protocol_raw was {registered.protocol_raw}, is {now.protocol_raw}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ from cask_eval.tasks import Problem
 from cask_eval.tasks.vote import elect
 
 Progress = Callable[[int, int], None]  # trials done, tokens generated
+Save = Callable[[list[Record]], None]
 
 # Logits of the full cache that wait for their replays, in bytes.
 FULL_BYTES = 1 << 30
@@ -74,6 +75,10 @@ class Replays:
     keep: Callable[[dict[Trial, Tokens]], None]
 
 
+# Batches, each with the references that it replays.
+Work = Sequence[tuple[Batch, Replays | None]]
+
+
 class Bench:
     """One study on one device. `registration` is the hash of its registration, `seed_root` what its seeds are derived
     from. `slots` are the sequences in flight at most, None being as many as memory has room for; a batch that runs out
@@ -96,12 +101,28 @@ class Bench:
         self,
         batch: Batch,
         done: set,
-        save: Callable[[list[Record]], None],
+        save: Save,
         progress: Progress,
         replays: Replays | None = None,
     ) -> None:
         """Run what is not in `done`; each record reaches `save` as its trial finishes. With `replays` the trials are
         given their references' tokens instead of generating some, and are saved some at a time."""
+        for records, tokens in self.results(batch, done, replays.references if replays else None):
+            if replays:
+                replays.keep(tokens)
+            save(records)
+            progress(len(records), sum(r.output_tokens for r in records))
+
+    def run_all(self, work: Work, done: set, save: Save, progress: Progress) -> None:
+        """Run several batches that do not wait for one another: here one after the other."""
+        for batch, replays in work:
+            self.run(batch, done, save, progress, replays)
+
+    def results(
+        self, batch: Batch, done: Container, references: Mapping[tuple[str, int], Record] | None = None
+    ) -> Iterator[tuple[list[Record], dict[Trial, Tokens]]]:
+        """The records of what is not in `done` as they come; of replays some at a time, with their numbers per token.
+        """
         study = self.study
         model = next(m for m in study.protocol.models if m.name == batch.cell.model)
         decoder, tokenizer = models.loaded(model, study.workspace, self.device)
@@ -135,32 +156,29 @@ class Bench:
         schedule = policy.schedule(batch.choice.schedule.budget)
 
         def made(result: _Chains | _Fault) -> Record:
-            reference = replays.references[result.key[-2:]] if replays else None
+            reference = references[result.key[-2:]] if references is not None else None
             return self._record(
                 batch, wanted[result.key], digests, lengths, tokenizer, policy, schedule, result, reference
             )
 
-        if lost := [k for k in wanted if replays and k[-2:] not in replays.references]:
-            raise StateError(
-                f"{len(lost)} trials replay references that are not among the records, the first being "
-                f"{lost[0][-2]}/{lost[0][-1]} of {model.name}; restore the records"
-            )
-        if replays is None:
+        if references is None:
             # Those that took longest under another arm come first: a long one that begins last runs alone in the end.
             of = (batch.phase, batch.cell.model)
             expected = {r.key: self._lengths.get((*of, *r.key[-2:]), generation.max_new_tokens) for r in requests}
             requests.sort(key=lambda r: (-expected[r.key], -lengths[r.key]))
             for result in self._trials(decoder, requests, policy, schedule, sampling):
                 record = made(result)
-                save([record])
-                progress(1, record.output_tokens)
+                yield [record], {}
                 self._lengths[(*of, *record.key[-2:])] = record.output_tokens
             return
-        for several in _some(self._replays(decoder, requests, policy, schedule, replays.references), KEPT_AT_ONCE):
+        if lost := [k for k in wanted if k[-2:] not in references]:
+            raise StateError(
+                f"{len(lost)} trials replay references that are not among the records, the first being "
+                f"{lost[0][-2]}/{lost[0][-1]} of {model.name}; restore the records"
+            )
+        for several in _some(self._replays(decoder, requests, policy, schedule, references), KEPT_AT_ONCE):
             records = [made(result) for result in several]
-            replays.keep({r.key[3:]: o.tokens for r, o in zip(records, several) if isinstance(o, _Chains)})
-            save(records)
-            progress(len(records), sum(r.output_tokens for r in records))
+            yield records, {r.key[3:]: o.tokens for r, o in zip(records, several) if isinstance(o, _Chains)}
 
     def _replays(self, decoder, requests, policy, schedule, references) -> Iterator[_Chains | _Fault]:
         """As `_trials`, of the references' tokens: as many trials at once as the full cache's logits leave memory for.
@@ -399,7 +417,7 @@ def _judged(error: Exception) -> tuple[str, str, str]:
     """Kind, name and message of an error. Only text is kept: a traceback would keep a broken run's cache in memory.
     Raises it where it says nothing about a trial."""
     memory = _out_of_memory(error)
-    if not memory and _device_is_lost(error):
+    if not memory and device_is_lost(error):
         raise error
     return "infrastructure" if memory else "method", type(error).__name__, str(error)
 
@@ -410,6 +428,6 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
 
 
-def _device_is_lost(error: Exception) -> bool:
+def device_is_lost(error: Exception) -> bool:
     """Whether every further call would fail alike: a device that has raised once answers nothing any more."""
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

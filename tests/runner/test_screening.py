@@ -12,6 +12,7 @@ from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.protocol.keys import step_config
 from cask_eval.records.store import RecordStore
+from cask_eval.runner.place import Here
 from cask_eval.runner.steps import Watch, tune
 from cask_eval.runner.trials import Bench
 from cask_eval.workspace import Workspace
@@ -87,7 +88,7 @@ def test_trials_of_a_search_are_not_run_twice(tuned, registered, copy, monkeypat
     monkeypatch.setattr(Bench, "_trials", only_alpha)
     seen = []
     watch = Watch(start=lambda *at: seen.append(at), advance=lambda trials, _: seen.append(trials))
-    tune(Workspace(root), "small", "cpu", 8, watch)
+    tune(Workspace(root), "small", Here("cpu", 8), watch)
     # The bar is about the trials of configurations, and comes to its end.
     assert seen[0] == (18, 6) and sum(seen[1:]) == 12
     assert state(root).dev_run[1] == state(tuned).dev_run[1]

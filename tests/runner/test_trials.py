@@ -96,12 +96,13 @@ def test_records_are_not_saved_twice_when_an_interrupt_meets_the_save(registered
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState
     from cask_eval.runner import tune
+    from cask_eval.runner.place import Here
     from cask_eval.runner.steps import _reopen
     from cask_eval.workspace import Workspace
 
     workspace = Workspace(copy(registered))
     event, lock = StudyState.of(Ledger(workspace.ledger).events(), "small").register
-    study = _reopen(workspace, lock, "cpu")
+    study = _reopen(workspace, lock, Here("cpu"))
     cell = study.protocol.cells[0]
     # Many trials from few problems: 40 samples of the first.
     few = type(study.dev)(study.dev.path, study.dev.manifest, study.dev.problems[:1])
