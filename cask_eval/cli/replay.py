@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cask_eval.cli.common import device_options, json_option, print_json, quiet, say, watch
+from cask_eval.cli.common import device_options, json_option, print_json, quiet, ray_option, resolve_device, say, watch
 from cask_eval.errors import CaskError
 from cask_eval.workspace import Workspace
 
@@ -96,6 +96,7 @@ class Between(click.ParamType):
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder.")
 @json_option
+@ray_option
 @device_options
 @click.pass_context
 def command(
@@ -121,6 +122,7 @@ def command(
     keep_map,
     out,
     as_json,
+    ray,
     device,
     slots,
 ) -> None:
@@ -135,11 +137,12 @@ def command(
     from cask_eval.protocol.model import Model, Prompt
     from cask_eval.replay.records import Folder, Settings
     from cask_eval.replay.references import Question
-    from cask_eval.replay.run import cells, check_cells, run
+    from cask_eval.replay.run import cells, check_cells, run, sources
     from cask_eval.replay.summary import table
     from cask_eval.runner import fingerprint, models
     from cask_eval.runner.asking import Asking, digest_of
 
+    wanted, device = device, resolve_device("cpu") if ray else device
     space = _workspace(ctx)
     chosen = _named([_arm(text) for text in arms])
     model = Model(id=model_id, name="model", revision=revision, dtype=dtype)
@@ -171,7 +174,7 @@ def command(
         slots=slots or 64,
         block_bytes=block_mib << 20,
         environment=fingerprint.environment(device),
-        methods=_sources(chosen),
+        methods=sources(chosen),
     )
     grid = cells(settings, decoder, statistics, models.encoder(tokenizer))
     check_cells(grid, questions)
@@ -180,7 +183,12 @@ def command(
         record="cask-eval/replay/1", settings=settings, argv=argv(_typed(), space.root), commit=commit(_toolkit())
     )
     with watch("replay") as shown:
-        run(out, folder, decoder, questions, grid, references, shown.start, shown.advance)
+        where = None
+        if ray:
+            from cask_eval.cluster.replay import Cluster
+
+            where = Cluster(ray, wanted, model, space, statistics, questions, grid)
+        run(out, folder, decoder, questions, grid, references, shown.start, shown.advance, where, shown.say)
     if drawn:
         _draw(out, *drawn, settings, decoder)
     rows = table(out)
@@ -306,14 +314,6 @@ def _problems(split: Path | None, prompts: Path | None, space: Workspace) -> tup
     manifest = read(split)
     found = problems_of(space, registry.load(manifest.task), manifest, manifest.name)
     return found, f"{manifest.name} {manifest.digest()}"
-
-
-def _sources(arms: list[Arm]) -> dict[str, str]:
-    from cask_eval.canonical import digest_tree
-    from cask_eval.engine.registry import load, source_packages
-
-    made = [load(arm.preset).make(arm.preset, dict(arm.params)) for arm in arms]
-    return {name: digest_tree(root) for name, root in source_packages(made).items()}
 
 
 def _json(row: Row) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class Question:
         return digest_of([self.ids])
 
 
+# A question and the number of its sample.
+Missing = tuple[Question, int]
+
+
 def seed_of(settings: Settings, problem: str, sample: int) -> str:
     """The seed of a reference, and of every replay of it: arms share their random numbers."""
     return trial_seed(str(settings.seed), "replay", problem, sample, phase="reference")
@@ -43,34 +47,35 @@ def complete(
     path: Path,
     settings: Settings,
     questions: Sequence[Question],
-    decoder: Any,
-    full: Policy,
-    slots: int,
+    make: Callable[[list[Missing], Callable[[Reference], None]], None],
     advance: Callable[[int, int], None],
 ) -> list[Reference]:
-    """The references of all questions and samples, in this order; those that `path` lacks are generated and added to
-    it. Raises DriftError when one that is there is of another prompt, model or setting."""
+    """The references of all questions and samples, in this order; those that `path` lacks are added to it as `make`
+    hands them out. Raises DriftError when one that is there is of another prompt, model or setting."""
     jsonl.repair(path)
     found = {r.key: r for r in read(path, Reference)}
     check(found.values(), settings, questions)
     wanted = [(q, s) for q in questions for s in range(settings.samples)]
     missing = [(q, s) for q, s in wanted if (q.problem, s) not in found]
-    sampling = Sampling(
-        settings.max_new_tokens, float(settings.temperature), float(settings.top_p), tuple(settings.stop_ids)
-    )
-    for reference in _made(decoder, full, sampling, settings, missing, slots):
+
+    def keep(reference: Reference) -> None:
         jsonl.append(path, line_of(reference) + b"\n")
         found[reference.key] = reference
         advance(1, len(reference.output_ids))
+
+    if missing:
+        make(missing, keep)
     return [found[q.problem, s] for q, s in wanted]
 
 
-def _made(
-    decoder: Any, full: Policy, sampling: Sampling, settings: Settings, missing: list, slots: int
-) -> Iterator[Reference]:
+def generated(decoder: Any, full: Policy, settings: Settings, missing: Sequence[Missing]) -> Iterator[Reference]:
+    """The missing references as they finish. `full`: the full cache."""
+    sampling = Sampling(
+        settings.max_new_tokens, float(settings.temperature), float(settings.top_p), tuple(settings.stop_ids)
+    )
     about = {(q.problem, s): (q, seed_of(settings, q.problem, s)) for q, s in missing}
     requests = [Request(key, q.ids, int(seed, 16)) for key, (q, seed) in about.items()]
-    for outcome in generate(decoder, requests, full, full.schedule(1), sampling, slots=slots):
+    for outcome in generate(decoder, requests, full, full.schedule(1), sampling, slots=settings.slots):
         question, seed = about[outcome.key]
         given = Given(outcome.key, question.ids, 0, outcome.output_ids)
         logits = dense(decoder, given)

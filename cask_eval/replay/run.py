@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
 
 from cask_eval import jsonl
+from cask_eval.canonical import digest_tree
 from cask_eval.engine.contract import Host
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
 from cask_eval.engine.registry import load as load_preset
+from cask_eval.engine.registry import source_packages
 from cask_eval.engine.replay import Given, Replayed, dense, replay
 from cask_eval.errors import CaskError, DriftError, MethodError, StateError
 from cask_eval.fidelity import Tokens, summarise
+from cask_eval.ledger.events import Environment
 from cask_eval.occupancy import terminal
 from cask_eval.protocol.keys import chain_seed
 from cask_eval.records import tokens as arrays
@@ -26,6 +29,7 @@ from cask_eval.records.model import FidelityRecord, RegionsRecord, ResidencyReco
 from cask_eval.replay.blocks import blocks
 from cask_eval.replay.records import (
     CEILING,
+    Arm,
     CacheRecord,
     Folder,
     Reference,
@@ -38,7 +42,7 @@ from cask_eval.replay.records import (
     read_folder,
     write_folder,
 )
-from cask_eval.replay.references import Question, complete, given_of, seed_of
+from cask_eval.replay.references import Missing, Question, complete, generated, given_of, seed_of
 from cask_eval.residency import join
 from cask_eval.schedule import Schedule
 from cask_eval.stages import regime, stages
@@ -61,6 +65,69 @@ class Cell:
     @property
     def file(self) -> str:
         return f"{self.arm}@{self.budget}.safetensors" if self.budget else f"{self.arm}.safetensors"
+
+
+# What one cell lacks of a block.
+Lacking = list[tuple[Cell, list[Reference]]]
+
+# Trials of a cell with their numbers per token, by reference.
+Keep = Callable[[Cell, list[Trial], dict[tuple[str, int], Tokens]], None]
+
+
+class Runs(Protocol):
+    """What makes references and replays, and hands them out in this process alone."""
+
+    environment: Environment
+
+    def references(self, missing: list[Missing], keep: Callable[[Reference], None]) -> None: ...
+
+    def replays(self, lacking: list[Lacking], keep: Keep) -> None: ...
+
+
+class Place(Protocol):
+    def bench(self, settings: Settings, say: Callable[[str], None]) -> AbstractContextManager[Runs]: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """This process. `grid` as `cells` makes it, the full cache first."""
+
+    decoder: Any
+    questions: Sequence[Question]
+    grid: Sequence[Cell]
+
+    @contextmanager
+    def bench(self, settings: Settings, say: Callable[[str], None]):
+        yield _Bench(settings, self.decoder, self.questions, self.grid)
+
+
+class _Bench:
+    def __init__(self, settings: Settings, decoder: Any, questions: Sequence[Question], grid: Sequence[Cell]):
+        self.settings, self.decoder, self.full_cache = settings, decoder, grid[0].policy
+        self.asked, self.environment = {q.problem: q for q in questions}, settings.environment
+
+    def references(self, missing: list[Missing], keep: Callable[[Reference], None]) -> None:
+        for reference in generated(self.decoder, self.full_cache, self.settings, missing):
+            keep(reference)
+
+    def replays(self, lacking: list[Lacking], keep: Keep) -> None:
+        for rows in lacking:
+            given = requests(self.settings, self.asked, {r.key: r for _, some in rows for r in some}.values())
+            full = {key: dense(self.decoder, request) for key, request in given.items()}
+            for cell, some in rows:
+                keep(cell, *replayed(cell, some, given, full, self.decoder, self.settings.slots))
+            del full
+
+
+def requests(settings: Settings, asked: Mapping[str, Question], references: Iterable[Reference]) -> dict[Any, Given]:
+    """What is replayed, by reference."""
+    return {r.key: given_of(r, asked[r.problem], int(seed_of(settings, *r.key), 16)) for r in references}
+
+
+def sources(arms: Sequence[Arm]) -> dict[str, str]:
+    """Package → digest of its source tree, of all that the arms are built from."""
+    made = [load_preset(arm.preset).make(arm.preset, dict(arm.params)) for arm in arms]
+    return {name: digest_tree(root) for name, root in source_packages(made).items()}
 
 
 def cells(settings: Settings, decoder: Any, calibration: Path | None, encode: Callable) -> list[Cell]:
@@ -113,17 +180,21 @@ def run(
     references: Path | None,
     start: Callable[[int, int], None],
     advance: Progress,
+    place: Place | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Make what the folder lacks. references: an earlier file of them, taken over when the folder has none.
+    """Make what the folder lacks. references: an earlier file of them, taken over when the folder has none. place:
+    where it is made, by default here.
 
     A block's numbers reach the disk before its records, so that what a kill leaves half done is done again. Raises
     DriftError when the folder or a reference was made with other settings, StateError when another process has it.
     """
-    settings = folder.settings
-    with taken(path):
+    place = place or Here(decoder, questions, grid)
+    with taken(path), place.bench(folder.settings, say) as bench:
+        settings = folder.settings.model_copy(update={"environment": bench.environment})
         locked = read_folder(path)
         if locked is None:
-            write_folder(path, folder)
+            write_folder(path, folder.model_copy(update={"settings": settings}))
         else:
             check_settings(path.name, locked.settings, settings)
         file, trials = path / "references.jsonl", path / "records.jsonl"
@@ -134,24 +205,25 @@ def run(
         count = len(questions) * settings.samples
         known = sum(1 for _ in read(file, Reference)) if file.exists() else 0
         start(count * (1 + len(grid)), len(done) + known)
-        found = complete(file, settings, questions, decoder, grid[0].policy, settings.slots, advance)
-        asked = {q.problem: q for q in questions}
+        found = complete(file, settings, questions, bench.references, advance)
         token_bytes = decoder.config.get_text_config().vocab_size * decoder.dtype.itemsize
-        for block in blocks(found, token_bytes, settings.block_bytes):
-            lacking = [
-                (cell, [r for r in block if (cell.arm, cell.budget, *r.key) not in done]) for cell in grid
+        lacking = [
+            [
+                (cell, some)
+                for cell in grid
+                if (some := [r for r in block if (cell.arm, cell.budget, *r.key) not in done])
             ]
-            if not any(some for _, some in lacking):
-                continue
-            given = {
-                r.key: given_of(r, asked[r.problem], int(seed_of(settings, *r.key), 16)) for r in block
-            }
-            full = {key: dense(decoder, request) for key, request in given.items()}
-            for cell, some in lacking:
-                if some:
-                    _replay(path, cell, some, given, full, decoder, settings.slots)
-                    advance(len(some), sum(len(r.output_ids) for r in some))
-            del full
+            for block in blocks(found, token_bytes, settings.block_bytes)
+        ]
+
+        def keep(cell: Cell, made: list[Trial], numbers: dict[tuple[str, int], Tokens]) -> None:
+            file = arrays.TokenFile(path / "tokens" / cell.file)
+            file.add({("", *key): tokens for key, tokens in numbers.items()})
+            jsonl.append(trials, b"".join(line_of(t) + b"\n" for t in made))
+            advance(len(made), sum(t.tokens for t in made))
+
+        if lacking := [rows for rows in lacking if rows]:
+            bench.replays(lacking, keep)
 
 
 def _take_over(references: Path, file: Path) -> None:
@@ -166,7 +238,11 @@ def _take_over(references: Path, file: Path) -> None:
         )
 
 
-def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: dict, decoder: Any, slots: int) -> None:
+def replayed(
+    cell: Cell, some: list[Reference], given: dict, full: dict, decoder: Any, slots: int
+) -> tuple[list[Trial], dict[Any, Tokens]]:
+    """These references through one cell, together: (trials, numbers per token). given, full: by reference, what is
+    replayed and the full cache's logits. Raises MethodError, and CaskError when memory runs out."""
     parts: dict[Any, list[Replayed]] = {r.key: [] for r in some}
     for index, schedule in enumerate(cell.schedule.split()):
         requests = [
@@ -186,10 +262,7 @@ def _replay(path: Path, cell: Cell, some: list[Reference], given: dict, full: di
                 "into another folder with fewer slots or smaller blocks"
             ) from None
     numbers = {key: Tokens.stacked([p.tokens for p in found]) for key, found in parts.items()}
-    file = arrays.TokenFile(path / "tokens" / cell.file)
-    file.add({("", *key): tokens for key, tokens in numbers.items()})
-    lines = [line_of(_trial(cell, r, parts[r.key], numbers[r.key])) + b"\n" for r in some]
-    jsonl.append(path / "records.jsonl", b"".join(lines))
+    return [_trial(cell, r, parts[r.key], numbers[r.key]) for r in some], numbers
 
 
 def _trial(cell: Cell, reference: Reference, parts: list[Replayed], tokens: Tokens) -> Trial:

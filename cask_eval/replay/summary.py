@@ -18,7 +18,7 @@ import numpy as np
 from cask_eval.errors import RecordError
 from cask_eval.fidelity import AFTER, Fidelity, Tokens, summarise
 from cask_eval.records.tokens import TokenFile, digest_of
-from cask_eval.replay.records import CEILING, Trial, read
+from cask_eval.replay.records import CEILING, Trial, read, read_folder
 from cask_eval.stats.t_interval import t_interval
 
 METRICS = ("top1", "top5", "nll", "kl")
@@ -60,8 +60,12 @@ class Row:
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    """All records of a folder. Raises RecordError."""
-    return list(read(folder / "records.jsonl", Trial))
+    """All records of a folder: the ceiling, then the arms as they were named, each by problem and sample. The order of
+    the file is that of the run, which is another one on several machines. Raises RecordError."""
+    found, about = list(read(folder / "records.jsonl", Trial)), read_folder(folder)
+    arms = [CEILING, *(arm.name for arm in about.settings.arms)] if about else []
+    place = {arm: number for number, arm in enumerate(arms)}
+    return sorted(found, key=lambda t: (place.get(t.arm, len(place)), t.budget, t.problem, t.sample))
 
 
 def tokens_of(folder: Path, trial: Trial) -> Tokens:
@@ -84,7 +88,7 @@ def compressed_from(trial: Trial) -> list[int]:
 
 
 def table(folder: Path) -> list[Row]:
-    """Rows in the order of the records: the ceiling first. Raises RecordError."""
+    """Rows in the order of `trials_of`: the ceiling first. Raises RecordError."""
     trials = trials_of(folder)
     ceiling = {(t.problem, t.sample): t for t in trials if t.arm == CEILING}
     grid: dict[tuple[str, int], list[Trial]] = {}
