@@ -16,8 +16,16 @@ _GIVEN = re.compile(r"(--[a-z][a-z-]*=)(.+)", re.DOTALL)
 
 def argv(arguments: Sequence[str], root: Path) -> list[str]:
     """The command line as public names: a path inside the workspace `root` relative to it with /, any other absolute
-    path (or one that leads out of the current folder) by its last part, everything else as it was typed."""
-    return ["cask-eval", *(_public(a, root) for a in arguments)]
+    path (or one that leads out of the current folder) by its last part, the address of a cluster as ADDRESS, everything
+    else as it was typed."""
+    out = ["cask-eval"]
+    for before, argument in zip(["", *arguments], arguments):
+        if before == "--ray" and argument != "auto":
+            argument = "ADDRESS"
+        elif argument.startswith("--ray=") and argument != "--ray=auto":
+            argument = "--ray=ADDRESS"
+        out.append(_public(argument, root))
+    return out
 
 
 def _public(argument: str, root: Path) -> str:

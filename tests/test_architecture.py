@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "engine": set(),
     "runner": {*FOUNDATION, "engine", "grading"},
     "replay": {*FOUNDATION, "engine", "runner", "report"},
+    "cluster": {*FOUNDATION, "engine", "grading", "runner", "replay"},
     "anchor": {"protocol", "splits", "ledger"},
     "verify": {*FOUNDATION, "anchor"},
     "report": set(FOUNDATION),
@@ -102,6 +103,21 @@ def test_replays_are_read_and_summarised_without_torch():
     readers = ("records", "summary", "questions", "blocks")
     code = BLOCKED.format(blocked={"torch", "transformers", "safetensors", "tokenizers"}, rooms=[])
     result = run(code + "".join(f"\nimport cask_eval.replay.{name}" for name in readers))
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_cluster_is_imported_when_it_is_asked_for_and_ray_when_it_is_joined():
+    code = BLOCKED.format(blocked={"ray"}, rooms=["runner", "replay", "cli"])
+    without = "\nassert not [m for m in sys.modules if m.startswith('cask_eval.cluster')]"
+    with_it = "".join(f"\nimport cask_eval.cluster.{p.stem}" for p in (PACKAGE / "cluster").glob("[a-z]*.py"))
+    result = run(code + without + with_it)
+    assert result.returncode == 0, result.stderr
+
+
+def test_work_is_shared_out_without_torch():
+    code = BLOCKED.format(blocked={"torch", "transformers", "ray"}, rooms=[])
+    names = ("queue", "messages", "connect", "crew")
+    result = run(code + "".join(f"\nimport cask_eval.cluster.{name}" for name in names))
     assert result.returncode == 0, result.stderr
 
 

@@ -20,6 +20,9 @@ from cask_eval.invocation import argv, commit
         (["-C", "{root}", "confirm", "--yes", "0f3a"], ["-C", ".", "confirm", "--yes", "0f3a"]),
         (["--data", "~/sets/x.jsonl"], ["--data", "x.jsonl"]),
         (["--data", "../../me/sets"], ["--data", "sets"]),
+        (["tune", "--ray", "10.1.2.3:6379", "--slots", "8"], ["tune", "--ray", "ADDRESS", "--slots", "8"]),
+        (["tune", "--ray=10.1.2.3:6379"], ["tune", "--ray=ADDRESS"]),
+        (["tune", "--ray", "auto"], ["tune", "--ray", "auto"]),
         (["amend", "--reason", "1/2 of the budget"], ["amend", "--reason", "1/2 of the budget"]),
     ],
 )
