@@ -77,7 +77,7 @@ def connected(address: str) -> Iterator[Any]:
         _join(ray, address, quiet)
     try:
         with suppress(ValueError):  # only the main thread may
-            signal.signal(signal.SIGTERM, before)  # Ray has put its own there
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray has put its own there
         yield ray
     finally:
         ray.shutdown()
@@ -86,7 +86,7 @@ def connected(address: str) -> Iterator[Any]:
 def _local(ray: Any, quiet: dict) -> None:
     try:
         ray.init(object_store_memory=STORE_BYTES, include_dashboard=False, **quiet)
-    except (RuntimeError, ValueError, OSError, ConnectionError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise CaskError(f"--ray auto: no local instance could be started: {_line(error)}; {START}") from None
 
 
@@ -101,12 +101,12 @@ def _join(ray: Any, address: str, quiet: dict) -> None:
         raise CaskError(f"--ray {address}: nothing answers there ({_line(error)}); {START}") from None
     try:
         ray.init(address=address, **quiet)
-    except (RuntimeError, ValueError, OSError, ConnectionError) as error:
+    except (RuntimeError, ValueError, OSError, SystemExit) as error:
         raise CaskError(
             f"--ray {address}: {_line(error)}; the command must run on a node of the cluster, with the same versions "
             f"of Ray and Python; {START}"
         ) from None
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:300].rstrip(".") or type(error).__name__

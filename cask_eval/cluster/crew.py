@@ -44,13 +44,10 @@ class Hand:
 class Crew:
     """Workers of the class `worker`, made with `arguments`, on a connected cluster."""
 
-    def __init__(
-        self, ray: Any, size: Size, worker: type, arguments: Sequence[Any], say: Callable[[str], None]
-    ):
+    def __init__(self, ray: Any, size: Size, worker: type, arguments: Sequence[Any], say: Callable[[str], None]):
         self.ray, self.size, self.say = ray, size, say
-        cpus = size.cpus or 0
         self.remote = ray.remote(worker).options(
-            num_gpus=size.gpus, num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_gpus=size.gpus, num_cpus=size.cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self.arguments = [ray.put(a) for a in arguments]
         self.hands: list[Hand] = []
@@ -60,23 +57,24 @@ class Crew:
         self.all_ready = False
 
     def muster(self) -> Ready:
-        """Start workers wherever there is room; returns when they are ready, or when no more is heard for a while after
-        the first. Raises what a worker refuses to run for: then nobody runs anything."""
+        """Start workers wherever there is room; returns when they are ready, or when after the first no other one is
+        for as long as that took: some may wait for resources that somebody else has. Raises what a worker refuses to
+        run for: then nobody runs anything."""
         self._hire()
         self.say(f"starting {len(self.hands)} workers, each with {_taken(self.size)}")
-        since = time.monotonic()
+        began = since = time.monotonic()
+        patience = 30.0
         while any(not h.ready for h in self.hands) or not self.first:
-            heard = self._hear({}, None)
-            since = time.monotonic() if heard else since
-            if self.first and time.monotonic() - since > 30:
+            if self._hear():
+                since = time.monotonic()
+                patience = max(patience, since - began)
+            if self.first and time.monotonic() - since > patience:
                 break
             self._hire()
         self.all_ready = True
         return self.first
 
-    def run(
-        self, queue: Queue, order: Callable[[Block], tuple], receive: Callable[[Block, Some], None]
-    ) -> None:
+    def run(self, queue: Queue, order: Callable[[Block], tuple], receive: Callable[[Block, Some], None]) -> None:
         """Have everything in the queue run. order: what a worker is asked for a block (arguments of its `work`).
         receive: takes what came, at once. Raises StateError when trials had to be given up or no worker is left, after
         everything else has been received."""
@@ -89,7 +87,7 @@ class Crew:
                     break
                 hand.block, hand.left, hand.held = block, dict.fromkeys(block.trials), queue.jobs[block.job].group
                 hand.news = hand.actor.work.options(num_returns="streaming").remote(*order(block))
-            self._hear({"queue": queue, "receive": receive}, queue)
+            self._hear(queue, receive)
         if queue.given_up:
             block, why = queue.given_up[0]
             raise StateError(
@@ -126,7 +124,7 @@ class Crew:
                 "status` says who takes it; finished trials are saved, run the same command again when there is room"
             )
 
-    def _hear(self, about: dict, queue: Queue | None) -> bool:
+    def _hear(self, queue: Queue | None = None, receive: Callable[[Block, Some], None] | None = None) -> bool:
         """Wait a moment for news and act on it; returns whether there were any."""
         waiting = {h.news: h for h in self.hands if h.news is not None}
         if not waiting:
@@ -139,7 +137,7 @@ class Crew:
             if hand.block is None:
                 self._greet(hand)
             else:
-                self._take(hand, queue, about["receive"])
+                self._take(hand, queue, receive)
         return bool(found)
 
     def _greet(self, hand: Hand) -> None:
@@ -177,7 +175,8 @@ class Crew:
             answer = self.ray.get(next(hand.news))
         except StopIteration:
             if hand.left:
-                raise RuntimeError(f"{hand.where} left out {len(hand.left)} trials of its block") from None
+                self._bury(hand, queue, "it stopped early")
+                return
             hand.news = hand.block = None
             return
         except self.ray.exceptions.RayTaskError:

@@ -87,8 +87,9 @@ def test_a_second_driver_is_refused_and_a_killed_one_goes_on(tuned, closed, addr
     same_heldout(place, closed)
 
 
-def test_a_node_with_other_code_runs_nothing(tuned, cluster, other_code, tmp_path, cask):
+def test_a_node_with_other_code_runs_nothing(tuned, cluster, other_code, tmp_path, cask, monkeypatch):
     place = tuned.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)  # Ray puts the driver's folder first on every worker's path
     found = os.pathsep.join([str(other_code), *filter(None, [os.environ.get("PYTHONPATH")])])
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, env_vars={"PYTHONPATH": found})
     try:

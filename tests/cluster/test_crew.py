@@ -14,7 +14,9 @@ from cask_eval.errors import DriftError, StateError
 from cask_eval.ledger.events import Environment
 
 ZERO = "sha256:" + "0" * 64
-HERE = Environment(python="3", platform="L", device="cpu", cuda=None, driver=None, packages={"torch": "2"}, toolkit=ZERO)
+HERE = Environment(
+    python="3", platform="L", device="cpu", cuda=None, driver=None, packages={"torch": "2"}, toolkit=ZERO
+)
 
 
 class Died(Exception):
@@ -35,7 +37,8 @@ class Ray:
         self.exceptions = SimpleNamespace(RayError=Died, RayTaskError=Fault)
 
     def remote(self, _):
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: Actor(self.act(next(self.numbers)))))
+        made = SimpleNamespace(remote=lambda *_: Actor(self.act(next(self.numbers))))
+        return SimpleNamespace(options=lambda **_: made)
 
     def put(self, value):
         return value

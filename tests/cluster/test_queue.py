@@ -11,7 +11,8 @@ from cask_eval.cluster.queue import ATTEMPTS, Block, Job, Queue, Tally
 
 def jobs(*counts, groups=None, whole=False):
     groups = groups or ["model"] * len(counts)
-    return [Job(f"arm{i}", g, tuple((f"p{n}", 0) for n in range(c)), whole) for i, (c, g) in enumerate(zip(counts, groups))]
+    trials = [tuple((f"p{n}", 0) for n in range(count)) for count in counts]
+    return [Job(f"arm{i}", group, own, whole) for i, (own, group) in enumerate(zip(trials, groups))]
 
 
 def test_blocks_are_large_first_and_small_in_the_end_and_cover_every_trial_once():
