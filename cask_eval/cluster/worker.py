@@ -22,7 +22,14 @@ class StudyWorker:
     """`root` is the workspace, at the same path on every node; `place` where the driver looks for data first."""
 
     def __init__(
-        self, root: str, registered: Register, registration: str, seed_root: str, device: str, slots: int | None, place: str
+        self,
+        root: str,
+        registered: Register,
+        registration: str,
+        seed_root: str,
+        device: str,
+        slots: int | None,
+        place: str,
     ):
         calm()
         self.root, self.registered, self.device, self.place = root, registered, device, place or None
