@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -80,6 +81,7 @@ def connected(address: str) -> Iterator[Any]:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray has put its own there
         yield ray
     finally:
+        gc.collect()  # references that are found to be garbage during another connection may crash it
         ray.shutdown()
 
 

@@ -98,9 +98,13 @@ class Crew:
             )
 
     def dismiss(self) -> None:
+        """End all workers, and let go of everything of Ray's: what outlives its connection may crash the next one."""
         for hand in self.hands:
             self.ray.kill(hand.actor)
+            hand.actor = hand.news = None
         self.hands.clear()
+        self.arguments.clear()
+        self.remote = None
 
     # --- what happens between
 
@@ -199,6 +203,7 @@ class Crew:
         """A worker is gone: what it had not finished is queued again."""
         self.hands.remove(hand)
         self.ray.kill(hand.actor)  # it may only be out of reach
+        hand.actor = hand.news = None
         left = list(hand.left) if hand.block else []
         self.tally.died(hand.block, left)
         if not left:
