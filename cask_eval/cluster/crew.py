@@ -135,6 +135,8 @@ class Crew:
             time.sleep(LOOK / 4)
             return False
         found, _ = self.ray.wait(list(waiting), num_returns=1, timeout=LOOK)
+        if found:  # and all others that have some: the first in the list must not keep the last from its next block
+            found, _ = self.ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         for news in found:
             self.heard = time.monotonic()
             hand = waiting[news]
@@ -158,20 +160,20 @@ class Crew:
                 ) from None
             return
         hand.news, hand.ready, self.stillborn = None, answer.ready, 0
-        if isinstance(answer, Refused):
-            if not self.all_ready:
-                raise _error(answer, hand.where)
-            # It keeps its place, so that no other worker is started there to find the same.
-            hand.refused = True
-            self.say(f"{hand.where} is left out: {answer.message}")
-            return
-        if self.first is None:
-            self.first = answer.ready
-        elif answer.ready.environment != self.first.environment:
-            raise errors.DriftError(
-                f"{hand.where} runs another environment than worker {self.first.pid} on {self.first.host}: "
-                f"{_difference(answer.ready, self.first)}; install the same on every node"
+        if isinstance(answer, Ready):
+            self.first = self.first or answer
+            if answer.environment == self.first.environment:
+                return
+            said = (
+                f"its environment is not that of worker {self.first.pid} on {self.first.host}: "
+                f"{_difference(answer, self.first)}; install the same on every node"
             )
+            answer = Refused(errors.DriftError.__name__, said, answer)
+        if not self.all_ready:
+            raise _error(answer, hand.where)
+        # It keeps its place, so that no other worker is started there to find the same.
+        hand.refused = True
+        self.say(f"{hand.where} is left out: {answer.message}")
 
     def _take(self, hand: Hand, queue: Queue, receive: Callable[[Block, Some], None]) -> None:
         """A worker that runs a block has a result, is through, or has died."""

@@ -47,7 +47,7 @@ class Ray:
         return [{"Alive": True, "Resources": r} for r in self.resources]
 
     def wait(self, news, num_returns, timeout):
-        return [self.rng.choice(news)], []
+        return self.rng.sample(news, min(num_returns, self.rng.randint(1, len(news)))), []
 
     def get(self, found):
         if isinstance(found, Later):
@@ -181,7 +181,7 @@ def test_a_worker_that_comes_later_with_other_code_is_left_out():
 
 def test_workers_in_different_environments_are_refused():
     other = HERE.model_copy(update={"packages": {"torch": "3"}})
-    with pytest.raises(DriftError, match="worker 1 on b runs another environment .*: torch is 3, not 2"):
+    with pytest.raises(DriftError, match="worker 1 on b: its environment .* worker 0 on a: torch is 3, not 2"):
         run(Ray(lambda n: Worker(n, answer=Ready("b" if n else "a", n, other if n else HERE))))
 
 
