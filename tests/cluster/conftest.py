@@ -30,8 +30,8 @@ def cask():
 
 
 @pytest.fixture(scope="session")
-def registered(tmp_path_factory, cask) -> Place:
-    place = Place(tmp_path_factory.mktemp("registered") / "ws")
+def fresh(tmp_path_factory, cask) -> Place:
+    place = Place(tmp_path_factory.mktemp("fresh") / "ws")
     cask("init", place.root, "--study", place.study)
     for role, seed, count in (("dev", 11, 4), ("heldout", 12, 8)):
         path = place.root / "splits" / f"chain-{role}.json"
@@ -39,6 +39,12 @@ def registered(tmp_path_factory, cask) -> Place:
         source = ("--param", f"seed={seed}", "--param", f"count={count}")
         cask("split", "freeze", path, "--task", "chain", "--role", role, *source)
     place.edit(ONE_CELL)
+    return place
+
+
+@pytest.fixture(scope="session")
+def registered(fresh, tmp_path_factory, cask) -> Place:
+    place = fresh.copy(tmp_path_factory.mktemp("registered"))
     cask("register", place.protocol, "--device", "cpu")
     return place
 

@@ -10,6 +10,7 @@ import pytest
 from clusters import same_heldout
 
 from cask_eval.errors import DriftError, StateError
+from cask_eval.records.store import same_evidence
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +99,39 @@ def test_a_node_with_other_code_runs_nothing(tuned, cluster, other_code, tmp_pat
         cluster.remove_node(node)
     assert "locked.environment.toolkit was" in str(result.exception) and "worker " in str(result.exception)
     assert place.state.consume is None and not place.store("heldout").path.exists()
+
+
+def test_a_study_of_fidelity_with_a_search(fresh, address, tmp_path, cask, during):
+    """References first, which all arms replay; a candidate whose budget is searched; numbers per token of several
+    configurations in one file; a worker that is killed."""
+    place = fresh.copy(tmp_path)
+    old = place.protocol.read_text()
+    candidate = old[old.index("candidate:\n") : old.index("\n# Controls are run")]
+    place.edit(
+        {
+            candidate: "candidate: {preset: tri_vote, params: {delta: 16}, tune: {prompt: [pinned, compete]}}\n",
+            "budgets: [64]": "budgets: [128]",
+            "select: max_mean_accuracy": "select: max_mean_endpoint",
+            "endpoint: accuracy": "endpoint: nll",
+            "procedure: paired_bootstrap": "procedure: sign_flip",
+        }
+    )
+    cask("register", place.protocol, "--device", "cpu")
+    whole = place.copy(tmp_path / "whole")
+    cask("-C", whole.root, "tune", "--device", "cpu")
+    cask(*whole.confirm("--device", "cpu"))
+    cask("-C", place.root, "tune", "--ray", address, "--slots", "2")
+    during(kill_a_worker)
+    cask(*place.confirm("--ray", address))
+    assert any(choice.searched for choice in whole.state.dev_run[1].matched["chain-s/b128"]["candidate"].values())
+    assert place.state.dev_run[1].matched == whole.state.dev_run[1].matched
+    for phase in ("dev", "heldout"):
+        ours, theirs = ({r.key: r for r in p.store(phase).read()} for p in (place, whole))
+        assert ours.keys() == theirs.keys()
+        # Its last digits depend on the batch, as those of a local run do that was interrupted.
+        assert all(same_evidence(ours[key], theirs[key]) for key in ours)
+    assert place.state.sessions[-1][1].lost.workers == 1
+    assert cask("-C", place.root, "verify", "--require", "L0").return_value == 0
 
 
 def test_replays_leave_what_they_leave_in_one_process(address, tmp_path, cask, during):
