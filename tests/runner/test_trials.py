@@ -22,7 +22,7 @@ class Engine:
     def __init__(self, bad, error, most_slots=64):
         self.bad, self.error, self.most_slots, self.calls, self.caches = set(bad), error, most_slots, [], []
 
-    def __call__(self, model, requests, policy, schedule, sampling, *, slots):
+    def __call__(self, model, requests, policy, schedule, sampling, *, slots, usage=None):
         self.calls.append((len(requests), slots))
         cache = Cache()
         self.caches.append(weakref.ref(cache))
