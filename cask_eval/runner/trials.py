@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cask_eval.engine.capacity import fitting
 from cask_eval.engine.contract import Host
@@ -88,6 +89,7 @@ class Bench:
         self.study, self.registration, self.seed_root = study, registration, seed_root
         self.device, self.slots, self.usage = device, slots, Usage()
         self._lengths: dict[tuple[str, str, str, int], int] = {}
+        self._dense: tuple[Any, dict] = (None, {})
 
     def policy(self, model: Model, decoder: Any, tokenizer: Any, choice: ArmChoice) -> Policy:
         """The arm's method, bound to the loaded model."""
@@ -193,12 +195,30 @@ class Bench:
                 given.append(Given(r.key, r.prompt_ids, r.seed, tuple(reference.output_ids)))
         of_token = decoder.config.get_text_config().vocab_size * decoder.dtype.itemsize
         for block in _blocks(given, max(1, FULL_BYTES // of_token)):
-            full = {r.key: found for r, found in _each(block, lambda r: dense(decoder, r))}
+            full = self._full(decoder, block)
             faults = [found for found in full.values() if isinstance(found, _Fault)]
             yield from faults
             sound = [r for r in block if not isinstance(full[r.key], _Fault)]
             if sound:
                 yield from self._trials(decoder, sound, policy, schedule, None, full)
+
+    def _full(self, decoder, block: Sequence[Given]) -> dict[Any, Tensor | _Fault]:
+        """Key → logits of the full cache, or the fault that kept them from being. Those of the last block are kept: the
+        next arm replays the same tokens."""
+        model, known = self._dense
+        wanted = {(r.prompt_ids, r.continuation) for r in block}
+        known = {text: logits for text, logits in known.items() if model is decoder and text in wanted}
+        self._dense = decoder, known
+        full: dict[Any, Tensor | _Fault] = {}
+        for r in block:
+            text = r.prompt_ids, r.continuation
+            try:
+                if text not in known:
+                    known[text] = dense(decoder, r)
+                full[r.key] = known[text]
+            except Exception as error:
+                full[r.key] = _Fault(r, *_judged(error))
+        return full
 
     def _trials(self, decoder, requests, policy, schedule, sampling, full=None) -> Iterator[_Chains | _Fault]:
         """One result a trial: the outcomes of all its chains, or the fault of the first that broke."""
@@ -401,16 +421,6 @@ def _blocks(requests: Sequence[Given], tokens: int) -> Iterator[list[Given]]:
         size += len(r.continuation)
     if block:
         yield block
-
-
-def _each(requests: Sequence[Given], work: Callable[[Given], Any]) -> Iterator[tuple[Given, Any]]:
-    """What `work` makes of each, or its fault. Raises what a lost device raises."""
-    for r in requests:
-        try:
-            found = work(r)
-        except Exception as error:
-            found = _Fault(r, *_judged(error))
-        yield r, found
 
 
 def _judged(error: Exception) -> tuple[str, str, str]:

@@ -201,7 +201,7 @@ def test_blocks_leave_room_for_the_full_caches_logits():
 
 def test_a_replay_fails_as_its_reference_did(monkeypatch):
     bench = Bench.__new__(Bench)
-    bench.slots = 4
+    bench.slots, bench._dense = 4, (None, {})
     decoder = SimpleNamespace(
         config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=8)),
         dtype=SimpleNamespace(itemsize=4),
@@ -226,6 +226,26 @@ def test_a_replay_fails_as_its_reference_did(monkeypatch):
     assert (found["y"].kind, found["y"].error) == ("infrastructure", "OutOfMemoryError")
     assert found["y"].message == "its reference failed: gone"
     assert (found["z"].kind, found["z"].error) == ("method", "FloatingPointError")
+
+
+def test_the_next_arm_reads_the_full_cache_no_second_time(monkeypatch):
+    bench = Bench.__new__(Bench)
+    bench._dense = None, {}
+    asked = []
+    monkeypatch.setattr(trials, "dense", lambda decoder, r: asked.append((decoder, r.continuation)) or r.continuation)
+
+    def block(arm, *continuations):
+        return [trials.Given((arm, ids), (1,), 0, ids) for ids in continuations]
+
+    one, two, three = (7,), (7, 8), (9,)
+    assert bench._full("model", block("a", one, two)) == {("a", one): one, ("a", two): two}
+    assert bench._full("model", block("b", one, two)) == {("b", one): one, ("b", two): two}
+    assert asked == [("model", one), ("model", two)]
+    bench._full("model", block("b", two, three))
+    assert asked[2:] == [("model", three)]
+    assert bench._dense[1].keys() == {((1,), two), ((1,), three)}, "no more than one block is kept"
+    bench._full("other", block("b", two))
+    assert asked[3:] == [("other", two)]
 
 
 def test_near_is_rounding_and_no_more():
