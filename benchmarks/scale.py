@@ -157,7 +157,8 @@ def main() -> None:
                 first = least.setdefault(name, (records, peak))
                 grown = f"{(peak - first[1]) / (records - first[0]):,.0f}" if records > first[0] else ""
                 each = seconds / records * 1000
-                print(f"{records:>9,} {name:<8} {seconds:>8.2f} {each:>12.4f} {peak / 2**20:>8.0f} {grown:>15}", flush=True)
+                took = f"{seconds:>8.2f} {each:>12.4f}"
+                print(f"{records:>9,} {name:<8} {took} {peak / 2**20:>8.0f} {grown:>15}", flush=True)
             print(f"{'':>9} {written['segments']} files of {written['size'] / 2**20:,.0f} MB", flush=True)
         finally:
             shutil.rmtree(folder)

@@ -28,8 +28,8 @@ MAX_FILE = 16 << 30
 MAX_FAULTS = 10_000
 # Records beyond those that the ledger commits to which are read all the same, to say how many they are.
 SPARE = 10_000
-# Records whose lines have more bytes than this are parsed again whenever they are asked for. As objects they are several
-# times as large.
+# Records whose lines have more bytes than this are parsed again whenever they are asked for. As objects they are
+# several times as large.
 KEPT = 64 << 20
 
 
