@@ -1,3 +1,3 @@
 """cask-eval: pre-registered, matched-memory, exactly analysed evaluation of KV-cache compression."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
