@@ -151,10 +151,11 @@ def _json(found: Frontier) -> dict:
 def _show(name: str, found: Frontier, alpha: str) -> None:
     if name:
         click.echo(f"{name}:")
+    above = f"above {found.largest}"
     for arm, u in found.usable.items():
-        interval = f"[{u.low or 'beyond'}, {u.high or 'beyond'}]"
-        estimate = u.estimate or "beyond the grid"
-        click.echo(f"{arm}: minimum usable budget {estimate} {interval}, shown {u.shown or 'none'}")
+        interval = f"[{u.low or above}, {u.high or above}]"
+        shown = f"shown at {u.shown}" if u.shown else "shown at none of the budgets"
+        click.echo(f"{arm}: minimum usable budget {u.estimate or above}, {interval}; {shown}")
     for what, rows in (("crossings", found.crossings), ("pairs at one budget", found.contrasts)):
         shown = [c for c in rows if Decimal(c.adjusted) <= Decimal(alpha)]
         click.echo(f"{len(shown)} of {len(rows)} {what} at adjusted p of {alpha} or less")

@@ -13,7 +13,7 @@ from cask_eval.replay.records import CEILING
 from cask_eval.report import style
 from cask_eval.stats.frontier import Contrast
 
-# Methods are told apart by marker first; colours come again after five.
+# Methods are told apart by marker first; colours come again after five, with broken lines.
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
 COLOURS = (style.INK, style.POSITIVE, style.NEGATIVE, style.VOID, style.NULL)
 
@@ -46,8 +46,8 @@ def frontier(found: Frontier) -> str:
         ax.axhspan(ceiling.low, ceiling.high, color=style.RULE, alpha=0.6, linewidth=0, zorder=0)
         ax.axhline(ceiling.mean, color=style.MUTED, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
         ax.annotate(
-            "full cache", (1, ceiling.mean), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", fontsize=7.5, color=style.MUTED,
+            "full cache", (0, ceiling.mean), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="left", fontsize=7.5, color=style.MUTED,
         )  # fmt: skip
         for i, arm in enumerate(arms):
             own = sorted((p for p in found.points if p.arm == arm), key=lambda p: p.cache)
@@ -56,7 +56,7 @@ def frontier(found: Frontier) -> str:
             low, high = ([abs(getattr(p, end) - p.mean) for p in own] for end in ("low", "high"))
             ax.errorbar(
                 x, y, (low, high), color=colour, marker=marker, markersize=5, linewidth=1.1, elinewidth=0.9, capsize=0,
-                label=arm, zorder=3,
+                linestyle="--" if i >= len(COLOURS) else "-", label=arm, zorder=3,
             )  # fmt: skip
         low, high = min(p.low for p in found.points), max(p.high for p in found.points)
         if not ENDPOINTS[found.question.metric.removesuffix(AFTER)] and low > 0 and high > WIDE * low:

@@ -89,6 +89,11 @@ class Frontier:
     def caches(self) -> dict[tuple[str, int], float]:
         return {(p.arm, p.budget): p.cache for p in self.points}
 
+    @property
+    def largest(self) -> int:
+        """The largest budget of the grid."""
+        return max(p.budget for p in self.points)
+
 
 @dataclass(frozen=True)
 class Trials:
