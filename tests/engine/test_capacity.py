@@ -5,6 +5,7 @@ import torch
 from engine_models import build
 from test_generate import bound, requests, run
 
+from cask_eval.engine import capacity
 from cask_eval.engine.attention import NAME
 from cask_eval.engine.capacity import MOST, fitting, free_bytes, slot_bytes
 from cask_eval.engine.model import geometry
@@ -46,8 +47,14 @@ def test_the_full_cache_needs_more(model):
     assert fits(model, full, 1 << 25, new=4000) < fits(model, small, 1 << 25, new=4000)
 
 
-def test_free_memory_is_known():
-    assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+def test_free_memory_is_known(monkeypatch, tmp_path):
+    cpu = torch.device("cpu")
+    assert 1 << 20 < free_bytes(cpu) < 1 << 50
+    (tmp_path / "meminfo").write_text("MemTotal:       24677472 kB\nMemFree:   100 kB\nMemAvailable:   21000000 kB\n")
+    monkeypatch.setattr(capacity, "MEMINFO", tmp_path / "meminfo")
+    assert free_bytes(cpu) == 21_000_000 * 1024
+    monkeypatch.setattr(capacity, "MEMINFO", tmp_path / "none")
+    assert 1 << 20 < free_bytes(cpu) < 1 << 50
 
 
 def test_usage_by_hand(model):
