@@ -4,7 +4,10 @@
 
 Each line is measured in the same process, one after the other, best of --repeat. generate() keeps the full cache;
 the engine runs with the full cache and with every compressing preset, so that ratios separate batching from eviction.
-All runs decode the same number of tokens per prompt (no stop token), so that a ratio compares equal work.
+All runs decode the same number of tokens per prompt (no stop token), so that a ratio compares equal work. In the end the
+same is done with outputs of unequal length: the token that the full cache's outputs reach at the most different places
+becomes the stop token; generate() then waits for the longest of each batch, the engine fills the slots anew. Tokens of
+stopped sequences do not count. Only the full cache puts out the same under both, so only it is compared there.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ def timed(into: list[float]):
     into.append(time.perf_counter() - began)
 
 
-def engine(model, policy, budget, prompts, new, slots) -> tuple[float, float]:
-    """(seconds, seconds spent in compression events)."""
+def engine(model, policy, budget, prompts, new, slots, stop=(), into=None) -> tuple[float, float]:
+    """(seconds, seconds spent in compression events). `into` gets the outputs."""
     events: list[float] = []
     inner = decode._Run._compress
 
@@ -48,15 +51,17 @@ def engine(model, policy, budget, prompts, new, slots) -> tuple[float, float]:
     try:
         with timed(total):
             requests = [decode.Request(i, p, i) for i, p in enumerate(prompts)]
-            for _ in decode.generate(model, requests, policy, policy.schedule(budget), Sampling(new), slots=slots):
-                pass
+            sampling = Sampling(new, stop_ids=stop)
+            for out in decode.generate(model, requests, policy, policy.schedule(budget), sampling, slots=slots):
+                if into is not None:
+                    into.append(out.output_ids)
     finally:
         decode._Run._compress = inner
     return total[0], sum(events)
 
 
 @torch.inference_mode()
-def transformers_generate(model, prompts, new, batch, pad) -> float:
+def transformers_generate(model, prompts, new, batch, pad, stop=None) -> float:
     total: list[float] = []
     with timed(total):
         for i in range(0, len(prompts), batch):
@@ -64,10 +69,22 @@ def transformers_generate(model, prompts, new, batch, pad) -> float:
             longest = max(map(len, rows))
             ids = torch.tensor([[pad] * (longest - len(r)) + list(r) for r in rows], device=model.device)
             mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=model.device)
-            model.generate(
-                ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=pad
-            )
+            least = {"min_new_tokens": new} if stop is None else {"eos_token_id": stop}
+            model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=pad, **least)
     return total[0]
+
+
+def stop_token(outputs: list[tuple[int, ...]]) -> int:
+    """The token that the outputs reach first at the most different places, among those that most of them reach."""
+
+    def spread(token: int) -> float:
+        first = [out.index(token) + 1 for out in outputs if token in out]
+        if len(first) < 0.7 * len(outputs):
+            return 0.0
+        lengths = torch.tensor([out.index(token) + 1.0 if token in out else float(len(out)) for out in outputs])
+        return float(lengths.std() / lengths.mean()) if lengths.mean() > 20 else 0.0
+
+    return max({token for out in outputs for token in out}, key=spread)
 
 
 def main() -> None:
@@ -131,7 +148,26 @@ def main() -> None:
                 len(some),
             )
 
-    speed = {(r["run"], r["batch"]): r["tokens_per_s"] for r in rows}
+    full = registry.load("fullkv").make("fullkv", {}).bind(Host(shape, None))
+    outputs: list[tuple[int, ...]] = []
+    engine(model, full, 1, prompts, args.new, max(args.slots), into=outputs)
+    stop = stop_token(outputs)
+    lengths = [out.index(stop) + 1 if stop in out else len(out) for out in outputs]
+    print(f"\nunequal lengths: {min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}")
+    for batch in args.slots[1:]:
+        ours = min(engine(model, full, 1, prompts, args.new, batch, stop=(stop,))[0] for _ in range(args.repeat))
+        model.set_attn_implementation("sdpa")
+        theirs = min(transformers_generate(model, prompts, args.new, batch, pad, stop) for _ in range(args.repeat))
+        model.set_attn_implementation(NAME)
+        for name, took in (("transformers generate", theirs), ("engine fullkv", ours)):
+            rate = sum(lengths) / took
+            rows.append({"run": f"{name}, unequal", "batch": batch, "tokens_per_s": round(rate, 1), "event_share": 0})
+        print(
+            f"batch {batch:4d}   generate() {sum(lengths) / theirs:9.1f} tokens/s   engine {sum(lengths) / ours:9.1f} "
+            f"tokens/s   {theirs / ours:5.2f} ×"
+        )
+
+    speed = {(r["run"], r["batch"]): r["tokens_per_s"] for r in rows if not r["run"].endswith("unequal")}
     print("\nratios, same run")
     for (name, batch), value in speed.items():
         if name.startswith("engine"):

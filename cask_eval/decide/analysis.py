@@ -164,7 +164,7 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
 
 def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell: Cell, name: str) -> _Found:
     whole = arms["baseline"].trials, arms[name].trials
-    excluded = left_out(whole[0])
+    excluded = left_out(protocol.exclude, *whole)
     baseline, candidate = (without(arm, excluded) for arm in whole)
     about = {"registration": registration, "cell": cell.name, "candidate": name}
     improvement, replays = _improvement(protocol, baseline, candidate, _seed({**about, "use": "test"}))
@@ -298,11 +298,10 @@ def _gain(select: Select, name: str) -> str:
 def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
     made, name = found.improvement, found.name
     if found.excluded:
-        regimes = " or ".join(name.replace("_", " ") for name in protocol.exclude.regimes)
         yield (
             f"{name}: {len(found.excluded)} of {len(found.excluded) + len(found.baseline_trials.trials)} problems are "
-            f"left out by the registered rule, because the baseline's trial is {regimes} there; over all of them the "
-            f"difference is {number(found.with_them)}"
+            f"left out by the registered rule ({', '.join(protocol.exclude.regimes)}); over all of them the difference "
+            f"is {number(found.with_them)}"
         )
     differ = made.wins + made.losses
     if protocol.test.procedure == "paired_bootstrap" and differ < FEW_DISCORDANT:

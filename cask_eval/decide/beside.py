@@ -70,11 +70,11 @@ def _differences(cells: list[CellResult]) -> list[list[Fraction]]:
 
 
 def _tango(c: CellResult) -> tuple[float, float] | None:
-    if c.samples > 1:
+    if c.samples > 1 or not c.n:
         return None
     return tango_interval(Pairs.binary(c.n, c.wins, c.losses), Fraction(c.interval.level))
 
 
 def _detects(c: CellResult, level: float, alternative: Alternative) -> float | None:
-    share = (c.wins + c.losses) / c.n
+    share = (c.wins + c.losses) / c.n if c.n else 0
     return mde(c.n, share, level, POWER, alternative) if share and c.samples == 1 else None

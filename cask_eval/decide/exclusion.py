@@ -1,7 +1,8 @@
-"""Which problems a registered rule leaves out of a cell's comparisons, because compression came to nothing there.
+"""Which problems a registered rule leaves out of a comparison, because compression came to nothing there.
 
-A trial's regime follows from the frozen schedule and from how much was generated (`cask_eval.stages`); what a record
-says of it is not asked.
+Nothing that an arm did may decide it, or problems would be selected by their result: a baseline that gives up early is
+never compressed. So a prompt leaves a problem out where it alone decides the regime, and what was never compressed only
+where that holds for both arms, which then did the same.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from cask_eval.decide.budgets import schedule_of
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.model import Exclude
 from cask_eval.records.model import Record
-from cask_eval.schedule import Schedule
-from cask_eval.stages import Regime, Stages, regime, stages
+from cask_eval.schedule import Book, Schedule
+from cask_eval.stages import Regime, Stages, of_events, regime, stages
 
 
 def stages_of(record: Record, schedule: Schedule) -> Stages:
@@ -34,23 +35,55 @@ def regime_of(record: Record, schedule: Schedule) -> Regime | None:
     return None if account is None else regime(stages_of(record, schedule), account.active)
 
 
+def crowded_out(schedule: Schedule, prompt_tokens: int) -> bool:
+    """Whether entries of a prompt of this length take up the whole budget at an event, whatever is generated. A prompt
+    only loses entries, so the first events say it."""
+    for part in schedule.split():
+        book, done = Book(part, prompt_tokens), []
+        if part.compresses_prompt(prompt_tokens):
+            done.append(book.fire())
+        for _ in range(3):
+            if (wait := book.wait()) is None:
+                break
+            book.grow(wait)
+            done.append(book.fire())
+        if of_events(done, part.prompt).exhausted:
+            return True
+    return False
+
+
 def excluding(rule: Exclude | None, arms: Mapping[str, Mapping[str, ArmChoice]]) -> Callable[[Record], bool]:
-    """Whether a record is a baseline trial that ran in a regime which the rule names; `arms` is `Select.arms`. Without
-    a rule or a frozen baseline none is."""
-    if rule is None:
+    """Whether a record's prompt alone leaves its problem out, under its cell's frozen baseline; `arms` is
+    `Select.arms`. Where there is no such rule or baseline, none does. Raises ValueError when a schedule cannot be."""
+    if rule is None or "prefix_budget_exhausted" not in rule.regimes:
         return lambda record: False
     schedules = {cell: schedule_of(row["baseline"]) for cell, row in arms.items() if "baseline" in row}
+    known: dict[tuple[str, int], bool] = {}
 
     def found(record: Record) -> bool:
-        known = record.arm == "baseline" and record.cell in schedules
-        return known and regime_of(record, schedules[record.cell]) in rule.regimes
+        if record.cell not in schedules:
+            return False
+        look = record.cell, record.prompt_tokens
+        if look not in known:
+            known[look] = crowded_out(schedules[record.cell], record.prompt_tokens)
+        return known[look]
 
     return found
 
 
-def left_out(baseline: ArmTrials) -> set[str]:
-    """The problems of which any baseline trial is `excluding`."""
-    return {problem for problem, trials in baseline.trials.items() if any(t.excluded for t in trials)}
+def left_out(rule: Exclude | None, baseline: ArmTrials, candidate: ArmTrials) -> set[str]:
+    """The problems that the rule leaves out of a comparison: by their prompts (`excluding`), or because all trials of
+    both arms left an account and none was ever compressed, so that both arms did the same."""
+    if rule is None:
+        return set()
+    found = set()
+    for problem, ours in baseline.trials.items():
+        both = [*ours, *candidate.trials[problem]]
+        whole = len(both) == baseline.samples + candidate.samples
+        idle = whole and all(t.account and not t.account.active for t in both)
+        if any(t.excluded for t in both) or (idle and "never_compressed" in rule.regimes):
+            found.add(problem)
+    return found
 
 
 def without(arm: ArmTrials, problems: set[str]) -> ArmTrials:

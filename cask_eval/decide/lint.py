@@ -34,7 +34,7 @@ class Finding:
 
 def lint(protocol: Protocol, heldout_count: int | None) -> list[Finding]:
     """Findings, errors first. Without the number of held-out problems the power checks are left out."""
-    found = [*_branches(protocol), *_candidates(protocol), *_levels(protocol), *_exclusion(protocol)]
+    found = [*_branches(protocol), *_candidates(protocol), *_levels(protocol)]
     if protocol.fidelity:
         found += [*_unused(protocol), *_no_veto(protocol)]
     elif heldout_count:
@@ -131,17 +131,6 @@ def _levels(protocol: Protocol) -> Iterable[Finding]:
             f"the interval must stay within "
             f"{matched.interval_tolerance}, but its centre may be off by {matched.tolerance}; "
             "set it to at least the tolerance",
-        )
-
-
-def _exclusion(protocol: Protocol) -> Iterable[Finding]:
-    if protocol.exclude and "never_compressed" in protocol.exclude.regimes and not protocol.fidelity:
-        yield Finding(
-            "warning",
-            "exclude.regimes",
-            "whether a trial is never compressed depends on how long the baseline's own answer is, and so on how it "
-            "fares: leaving those out selects by the result. Leave out prefix_budget_exhausted only, which the prompt "
-            "decides, or freeze problems with longer solutions",
         )
 
 

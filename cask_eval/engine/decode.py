@@ -75,7 +75,7 @@ def generate(
     """Run every request; outcomes come in the order they finish.
 
     schedule: the policy's own at some budget (`policy.schedule(budget)`), or one part of it where it has several
-    chains. slots: sequences in flight at once, by default as many as memory has room for (`capacity.fitting`). poll:
+    chains. slots: sequences in flight at once, by default as many as there is room for (`capacity.fitting`). poll:
     steps between looks at which sequences have stopped (default 1 on CPU, 8 on an accelerator, where a look is a
     synchronisation). usage: is added to. In fp32 a trial's tokens do not depend on its company; in 16-bit types products
     round differently in batches of another size, which can decide a near-tie.
@@ -87,7 +87,15 @@ def generate(
     if not pending:
         return
     run = _Run(model, policy, schedule, sampling, pending, slots, probe, usage)
-    poll = poll or (1 if run.device.type == "cpu" else 8)
+    try:
+        yield from _outcomes(run, poll or (1 if run.device.type == "cpu" else 8))
+    finally:
+        # What holds itself would keep its memory until somebody looks for such things.
+        run.recordings.clear()
+        run.cache.layers_view = None
+
+
+def _outcomes(run: _Run, poll: int) -> Iterator[Outcome]:
     since = 0
     while run.active or run.pending:
         try:
@@ -123,9 +131,7 @@ class _Run(Flight):
         self.done.fill_(True)
         self.wait, self.chance, self.left, self.widest, self.behind = np.zeros((5, self.slots), dtype=np.int64)
         self.recorded = self._recordable()
-        self.recordings: dict[tuple[int, int], Callable[[], Tensor]] = {}
-        self.steps: Counter[tuple[int, int]] = Counter()
-        self.of_capacity = self.cache.capacity
+        self._forget()
 
     def _recordable(self) -> bool:
         """Whether a step is the same operators every time: observers are other people's Python, packed entries move as
@@ -133,6 +139,16 @@ class _Run(Flight):
         config = self.model.config.get_text_config()
         experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
         return not (self.cache.observers or self.footprint.packing or experts)
+
+    def _forget(self) -> None:
+        """Have no recordings, and no memory that they shared."""
+        self.recordings: dict[tuple[int, int], Callable[[], Tensor | None]] = {}
+        self.steps: Counter[tuple[int, int]] = Counter()
+        self.cache.forget_step()
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self.of_capacity = self.cache.capacity
+        # Columns come in eighths of what there is, so that a growing cache needs few recordings.
+        self.grain = max(16, -(-self.cache.capacity // 128) * 16) if self.recorded else 16
 
     def enter(self, target: Tensor, wave: list[Request]) -> None:
         self.occupied[target] = 1
@@ -170,7 +186,7 @@ class _Run(Flight):
         fed = self.token[:n].clone() if self.schedule.boundaries else None
         rows = self._rows(n) if self.recorded else n
         self.usage.step(rows, width, n)
-        logits = self._replayed(rows, width) if self.recorded else self.forward(n, width)
+        logits = self._replayed(rows, width) if self.recorded else self.forward(rows, width)
         for counter, by in ((self.wait, -1), (self.chance, -1), (self.left, -1), (self.widest, 1), (self.behind, 1)):
             counter[:n] += by
         if self.footprint.packing:
@@ -185,7 +201,13 @@ class _Run(Flight):
         if due:
             for slot in due:
                 self.settle(slot)
-            self._compress(due)
+            try:
+                self._compress(due)
+            except Exception:
+                # What these said last came before an event that was not carried out: none of them is done.
+                at = indices(due, self.device)
+                self.done[at] = self.ended[at]
+                raise
             for slot in due:
                 self._count(slot)
         if self.probe:
@@ -196,10 +218,10 @@ class _Run(Flight):
         some = max(1, self.slots // 8)
         return min(self.slots, -(-n // some) * some)
 
-    def _replayed(self, rows: int, width: int) -> Tensor:
+    def _replayed(self, rows: int, width: int) -> Tensor | None:
         """`forward` by its recording."""
         if self.of_capacity != self.cache.capacity:  # the buffers are others
-            self.recordings, self.of_capacity = {}, self.cache.capacity
+            self._forget()
         if (made := self.recordings.get((rows, width))) is not None:
             return made()
         # Recording costs some steps' time, and what a GPU does for the first time cannot be captured.
@@ -207,14 +229,15 @@ class _Run(Flight):
         if self.steps[rows, width] <= RECORD_AFTER:
             return self.forward(rows, width)
         try:
-            logits, self.recordings[rows, width] = record(lambda: self.forward(rows, width), self.device)
+            found = record(lambda: self.forward(rows, width), self.device, self.pool)
         except NotRecordable as error:
             raise ModelError(f"{self.geometry.name}: a decode step cannot be recorded: {error}") from error
+        logits, self.recordings[rows, width] = found
         return logits
 
-    def forward(self, rows: int, width: int) -> Tensor:
-        """What a step does on the device, for the first `rows` slots: logits [rows, V]. Slots without a sequence are
-        computed for nothing, and stay as they are."""
+    def forward(self, rows: int, width: int) -> Tensor | None:
+        """What a step does on the device, for the first `rows` slots: logits [rows, V] for a probe, which recordings
+        would keep otherwise, too. Slots without a sequence are computed for nothing, and stay as they are."""
         occupied, position = self.occupied[:rows], self.position[:rows]
         read, held = self.cache.begin_step(rows, width, position)
         self.metered[:rows] += read.masked_fill(self.done[:rows], 0)
@@ -230,7 +253,7 @@ class _Run(Flight):
         position += occupied
         self.cache.advance(occupied)
         self.choose(slice(0, rows), logits)
-        return logits
+        return logits if self.probe else None
 
     def emit(self, rows: slice, logits: Tensor, requests: list[Request]) -> None:
         if self.probe:

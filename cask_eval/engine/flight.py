@@ -118,6 +118,7 @@ class Flight:
         self.pending, self.device, self.geometry = pending, model.device, geometry(model)
         self.footprint, self.needs = policy.footprint, policy.needs
         self.reindexed = getattr(policy.representation, "reindexed", False)
+        self.grain = 16  # columns are read in multiples of it
         self.slots = min(slots or fitting(model, pending, policy, schedule, room), len(pending))
         # A prompt that is compressed before decoding never needs room for itself.
         capacity = max(schedule.capacity(len(r.prompt_ids), room(r)) for r in pending)
@@ -252,7 +253,7 @@ class Flight:
         """Columns to read for rows that hold up to `needed` entries a head, for which room is made."""
         if needed > self.cache.capacity:  # some head holds more than the average: room for a whole cycle
             self.cache.reserve(needed + self.schedule.delta)
-        return min(self.cache.capacity, -(-needed // 16) * 16)
+        return min(self.cache.capacity, -(-needed // self.grain) * self.grain)
 
     def _compress(self, due: list[int]) -> None:
         rows = [self.running[i] for i in due]

@@ -8,7 +8,6 @@ leaves out the Python of every module above them. Both do what the function did,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,43 +20,50 @@ class NotRecordable(RuntimeError):
     else."""
 
 
-def record(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], Tensor]]:
+Result = Tensor | None
+Function = Callable[[], Result]
+
+
+def record(function: Function, device: torch.device, pool: Any = None) -> tuple[Result, Function]:
     """What one call of `function` returns, and the same function without its Python: calling that does to the same
-    tensors what `function` did, and returns what `function` returned. Raises NotRecordable; what `function` had done by
-    then is done."""
-    return graph(function) if device.type == "cuda" else tape(function)
+    tensors what `function` did, and returns what `function` returned. `pool`: as for `graph`. Raises NotRecordable;
+    what `function` had done by then is done."""
+    return graph(function, pool) if device.type == "cuda" else tape(function)
 
 
-def tape(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
+def tape(function: Function) -> tuple[Result, Function]:
     """`record` by the list of operators that the call ran. Tensors that `function` did not make are kept by reference,
-    and so are views of them: those have the same storage in every call, and are not taken again."""
+    and so are views of them: those have the same storage in every call, and are not taken again.
+
+    What looks at values without an operator (``tolist``, ``numpy``) goes unnoticed."""
     with _Recorder() as recorder:
         out = function()
     return out, _written(recorder.calls, out)
 
 
-def graph(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
+def graph(function: Function, pool: Any = None) -> tuple[Result, Function]:
     """`record` as a CUDA graph. Capturing runs `function` on paper only; the call that counts is the first replay. What
-    is returned lies in memory that the next replay of any graph overwrites."""
+    is returned lies in memory that the next replay overwrites. `pool` (`torch.cuda.graph_pool_handle`) is memory that
+    several graphs share, of which no two run at once; it is over when the last of them is."""
     torch.cuda.synchronize()
     captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured, pool=_pool()):
-        out = function()
+    try:
+        with torch.cuda.graph(captured, pool=pool):
+            out = function()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # says something about the step, and nothing about the trials in it
+        raise NotRecordable(str(error)) from error
 
-    def replay() -> Tensor:
+    def replay() -> Result:
         captured.replay()
         return out
 
     return replay(), replay
 
 
-@cache
-def _pool() -> Any:
-    """Memory that all graphs share: no two of them run at once, and none needs what another left."""
-    return torch.cuda.graph_pool_handle()
-
-
 _LOOKS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+_ALSO = (torch.ops.aten.is_nonzero, torch.ops.aten.item)  # as they arrive in inference mode, without a tag
 
 
 class _Recorder(TorchDispatchMode):
@@ -66,7 +72,7 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[tuple[Any, tuple, dict, Any]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(tag in func.tags for tag in _LOOKS):
+        if any(tag in func.tags for tag in _LOOKS) or func.overloadpacket in _ALSO:
             raise NotRecordable(f"{func} depends on the values of tensors")
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
@@ -75,7 +81,7 @@ class _Recorder(TorchDispatchMode):
         return out
 
 
-def _written(calls: list[tuple[Any, tuple, dict, Any]], result: Tensor) -> Callable[[], Tensor]:
+def _written(calls: list[tuple[Any, tuple, dict, Any]], result: Result) -> Function:
     """A Python function of nothing but these calls. Intermediate tensors share a few variables, so that each is freed
     after its last use."""
     made: dict[int, int] = {}  # id of a tensor → the call that makes it anew every time
@@ -89,7 +95,7 @@ def _written(calls: list[tuple[Any, tuple, dict, Any]], result: Tensor) -> Calla
             continue
         last.update((id(x), number) for x in inputs if id(x) in made)
         made.update((id(x), number) for x in fresh)
-        kept.append((number, func, args, kwargs, outs))
+        kept.append((number, func, args, kwargs, outs, out))
     last[id(result)] = len(calls)
 
     fixed: dict[str, Any] = {}  # what the text names and does not make
@@ -107,7 +113,7 @@ def _written(calls: list[tuple[Any, tuple, dict, Any]], result: Tensor) -> Calla
         fixed[name := f"c{len(fixed)}"] = x
         return name
 
-    for number, func, args, kwargs, outs in kept:
+    for number, func, args, kwargs, outs, out in kept:
         given = ", ".join([*map(text, args), *(f"{k}={text(v)}" for k, v in kwargs.items())])
         targets = []
         for x in outs:
@@ -120,7 +126,8 @@ def _written(calls: list[tuple[Any, tuple, dict, Any]], result: Tensor) -> Calla
             names[id(x)] = free.pop()
             targets.append(names[id(x)])
         fixed[name := f"f{number}"] = func._op
-        lines.append(f"{', '.join(targets)} = {name}({given})")
+        several = "," if isinstance(out, (tuple, list)) else ""
+        lines.append(f"{', '.join(targets)}{several} = {name}({given})")
         over = {id(x) for x in _leaves([args, *kwargs.values(), outs]) if isinstance(x, Tensor)}
         free += [names.pop(i) for i in over if i in names and last.get(i, -1) <= number]
     lines.append(f"return {text(result)}")

@@ -206,6 +206,10 @@ class SlotCache:
             mask = columns < self._block.limit[layer][..., None]
         return self._biased(layer, mask) if self.needs.bias else mask
 
+    def forget_step(self) -> None:
+        """Let go of what the last step left."""
+        self._position = self._mask = self._block = None
+
     def advance(self, occupied: Tensor) -> None:
         """Take over what `begin_step` reserved, in the slots that hold a sequence (`occupied` [rows] int64, 1 or 0): in
         the others the next token will be written over this one."""

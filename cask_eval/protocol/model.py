@@ -177,12 +177,12 @@ class MatchedCache(Strict):
 
 
 class Exclude(Strict):
-    """Which problems are left out of a cell's comparisons, in all arms and with all their samples: those of which a
-    trial of the baseline ran in one of these regimes (`cask_eval.stages`). Tuning, and what is reported of each arm
-    alone, leave out nothing."""
+    """Which problems are left out of a comparison, in both arms and with all their samples. ``never_compressed``: no
+    trial of either arm was ever compressed. ``prefix_budget_exhausted``: under the baseline's schedule the prompt takes
+    up the whole budget at an event, whatever is generated. Tuning, and what is reported of each arm alone, leave out
+    nothing."""
 
     regimes: Annotated[list[Literal["never_compressed", "prefix_budget_exhausted"]], Field(min_length=1)]
-    of: Literal["baseline"] = "baseline"
 
     @model_validator(mode="after")
     def _once(self):

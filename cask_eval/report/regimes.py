@@ -29,11 +29,16 @@ def rule(protocol: Protocol) -> str:
     """What the comparisons leave out, in a sentence."""
     if protocol.exclude is None:
         return "No trial is left out of any comparison for its regime."
-    named = " or ".join(name.replace("_", " ") for name in protocol.exclude.regimes)
+    meaning = {
+        "never_compressed": "of which no trial of either arm was ever compressed",
+        "prefix_budget_exhausted": "whose prompt takes up the baseline's whole budget at an event",
+    }
+    named = ", and those ".join(meaning[name] for name in protocol.exclude.regimes)
     return (
-        "By the registered rule a cell's comparisons leave out, in all arms, the problems of which a baseline trial "
-        f"is {named}; tuning and the numbers of each arm alone leave out nothing."
+        f"By the registered rule each comparison leaves out, in both arms, the problems {named}; tuning and the numbers "
+        "of each arm alone leave out nothing."
     )
+
 
 NAMES = tuple(name.replace("_", " ") for name in REGIMES)
 

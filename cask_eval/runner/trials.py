@@ -89,7 +89,7 @@ class Bench:
         self.study, self.registration, self.seed_root = study, registration, seed_root
         self.device, self.slots, self.usage = device, slots, Usage()
         self._lengths: dict[tuple[str, str, str, int], int] = {}
-        self._dense: tuple[Any, dict] = (None, {})
+        self._dense: tuple[str, dict] = ("", {})
 
     def policy(self, model: Model, decoder: Any, tokenizer: Any, choice: ArmChoice) -> Policy:
         """The arm's method, bound to the loaded model."""
@@ -127,6 +127,8 @@ class Bench:
         """
         study = self.study
         model = next(m for m in study.protocol.models if m.name == batch.cell.model)
+        if self._dense[0] != model.name:  # before the next model is loaded
+            self._dense = model.name, {}
         decoder, tokenizer = models.loaded(model, study.workspace, self.device)
         wanted = {
             batch.key(p.id, s): p
@@ -207,8 +209,8 @@ class Bench:
         next arm replays the same tokens."""
         model, known = self._dense
         wanted = {(r.prompt_ids, r.continuation) for r in block}
-        known = {text: logits for text, logits in known.items() if model is decoder and text in wanted}
-        self._dense = decoder, known
+        known = {text: logits for text, logits in known.items() if text in wanted}
+        self._dense = model, known
         full: dict[Any, Tensor | _Fault] = {}
         for r in block:
             text = r.prompt_ids, r.continuation

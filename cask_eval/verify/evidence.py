@@ -377,7 +377,10 @@ class _Loader:
         """The sealed segments in front of a file of records. Raises CaskError when one is gone, or when they lie behind
         a link."""
         path = self.workspace.resolve(rel)
-        if (folder := segments.folder(path)).is_symlink():
+        folder = segments.folder(path)
+        if not folder.is_relative_to(self.workspace.root):
+            raise CaskError(f"{rel}: is no file of records; the path must lie inside the workspace")
+        if folder.is_symlink():
             where = folder.relative_to(self.workspace.root).as_posix()
             raise CaskError(f"{where}: is a link; put the segments themselves there")
         try:

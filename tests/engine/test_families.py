@@ -3,17 +3,17 @@
 import pytest
 import torch
 import transformers
+from cask_methods.rotary import unrotate
 from engine_models import SIZES, prompts
 from transformers import DynamicCache
 
-from cask_eval.engine import registry
+from cask_eval.engine import decode, registry
 from cask_eval.engine.attention import NAME
 from cask_eval.engine.contract import Host
 from cask_eval.engine.decode import Request, generate
 from cask_eval.engine.model import FAMILIES, check_config, geometry
 from cask_eval.engine.sampling import Sampling
 from cask_eval.errors import ModelError
-from cask_methods.rotary import unrotate
 
 STEPS = 12
 PLAIN = {name: value for name, value in SIZES.items() if name != "tie_word_embeddings"}
@@ -29,6 +29,12 @@ OTHERS = {
     "seed_oss": ("SeedOss", {"head_dim": 12}),
     "starcoder2": ("Starcoder2", {"sliding_window": None}),
 }
+
+
+@pytest.fixture(autouse=True)
+def recorded_at_once(monkeypatch):
+    """Steps of these models, too, must come out of a recording as they went in."""
+    monkeypatch.setattr(decode, "RECORD_AFTER", 1)
 
 
 @pytest.fixture(params=OTHERS)

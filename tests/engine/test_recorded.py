@@ -1,5 +1,7 @@
 """A recorded function does what the function did; a recorded decode step gives the tokens of the plain one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engine_models import build
@@ -9,6 +11,7 @@ from test_generate import bound, build_on_cuda, requests, run
 
 from cask_eval.engine import decode
 from cask_eval.engine.attention import NAME
+from cask_eval.engine.flight import _signed
 from cask_eval.engine.recorded import NotRecordable, record, tape
 from cask_eval.engine.sampling import Sampling
 from cask_eval.engine.usage import Usage
@@ -111,9 +114,27 @@ def test_any_sequence_of_operators(program):
         lambda x: torch.unique(x),
     ],
 )
-def test_what_looks_at_values_is_not_recorded(look):
-    with pytest.raises(NotRecordable, match="depends on the values"):
+@pytest.mark.parametrize("inference", [True, False])
+def test_what_looks_at_values_is_not_recorded(look, inference):
+    with torch.inference_mode(inference), pytest.raises(NotRecordable, match="depends on the values"):
         record(lambda: look(torch.ones(3)), CPU)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_an_operator_that_returns_a_list_of_one(inference):
+    with torch.inference_mode(inference):
+        x = torch.ones(3)
+        first, again = tape(lambda: (x * 2).chunk(1)[0] + torch.meshgrid(x * 1, indexing="ij")[0])
+        assert torch.equal(first, again()) and again().tolist() == [3, 3, 3]
+
+
+def test_a_function_may_return_nothing():
+    x = torch.zeros(2)
+
+    def step():
+        x.add_(1)
+
+    assert tape(step)[1]() is None and x.tolist() == [2, 2]
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
@@ -166,7 +187,7 @@ def test_more_rows_than_sequences_leave_no_trace(model, at_once, monkeypatch):
 
 def test_a_step_is_recorded_once_for_its_shape(model, monkeypatch):
     made = []
-    monkeypatch.setattr(decode, "record", lambda step, device: made.append(1) or record(step, device))
+    monkeypatch.setattr(decode, "record", lambda *given: made.append(1) or record(*given))
     run(model, requests(2), bound(model, "recency", delta=4), 40, Sampling(60), slots=2)
     assert 1 <= len(made) <= 4  # of 59 steps: rows 1 and 2, and two widths
 
@@ -179,6 +200,41 @@ def test_steps_that_need_the_host_are_not_recorded(model, preset, at_once, monke
     monkeypatch.setattr(decode, "record", never)
     policy = bound(model, preset, **({"delta": 4} if preset == "h2o" else {"group_size": 4, "residual": 8}))
     assert len(run(model, requests(2), policy, 64, Sampling(20), slots=2)) == 2
+
+
+class Broken:
+    """A scorer that gives NaN in its second event of one sequence."""
+
+    def __init__(self, scorer, request):
+        self.scorer, self.seed, self.name = scorer, request.seed, "broken"
+
+    @property
+    def needs(self):
+        return self.scorer.needs
+
+    def score(self, entries, candidates):
+        scores = self.scorer.score(entries, candidates).clone()
+        mine = (entries.seeds == _signed(self.seed)) & (entries.events >= 1)
+        scores[:, mine] = torch.nan
+        return scores
+
+
+def test_an_event_that_fails_leaves_no_half_done_trial(model, at_once):
+    """Those that are handed out when another's event breaks are what they are alone, and the broken one is not among
+    them, even if it said its last token in that very step."""
+    policy = bound(model, "keydiff", delta=4)
+    wanted = requests(6)
+    broken = replace(policy, scorer=Broken(policy.scorer, wanted[0]))
+    for stop in range(0, 97, 8):
+        sampling = Sampling(40, 0.9, stop_ids=tuple(range(stop, stop + 8)))
+        alone = run(model, wanted, policy, 28, sampling, slots=6)
+        seen = {}
+        try:
+            for out in decode.generate(model, wanted, broken, policy.schedule(28), sampling, slots=6):
+                seen[out.key] = out
+        except FloatingPointError:
+            pass
+        assert all(out == alone[key] for key, out in seen.items())
 
 
 @pytest.mark.gpu
