@@ -203,7 +203,7 @@ def test_steps_that_need_the_host_are_not_recorded(model, preset, at_once, monke
 
 
 class Broken:
-    """A scorer that gives NaN in its second event of one sequence."""
+    """A scorer that gives NaN from the second event of one sequence on."""
 
     def __init__(self, scorer, request):
         self.scorer, self.seed, self.name = scorer, request.seed, "broken"
@@ -220,21 +220,27 @@ class Broken:
 
 
 def test_an_event_that_fails_leaves_no_half_done_trial(model, at_once):
-    """Those that are handed out when another's event breaks are what they are alone, and the broken one is not among
-    them, even if it said its last token in that very step."""
-    policy = bound(model, "keydiff", delta=4)
-    wanted = requests(6)
-    broken = replace(policy, scorer=Broken(policy.scorer, wanted[0]))
-    for stop in range(0, 97, 8):
-        sampling = Sampling(40, 0.9, stop_ids=tuple(range(stop, stop + 8)))
+    """A sequence says its last token in the very step whose event breaks: it is not handed out, and those that are
+    handed out are what they are alone."""
+    policy, wanted = bound(model, "keydiff", delta=4), requests(6)
+    free = run(model, wanted, policy, 28, Sampling(60, 0.9), slots=6)
+    tried = 0
+    for request in wanted:
+        ids, events = free[request.key].output_ids, free[request.key].residency.events
+        at = next((step for step, *_ in events[1:] if ids[step] not in ids[:step]), None)
+        if at is None:
+            continue
+        tried += 1
+        sampling = Sampling(60, 0.9, stop_ids=(ids[at],))
         alone = run(model, wanted, policy, 28, sampling, slots=6)
-        seen = {}
-        try:
+        assert len(alone[request.key].output_ids) == at + 1
+        broken, seen = replace(policy, scorer=Broken(policy.scorer, request)), {}
+        with pytest.raises(FloatingPointError, match="NaN scores"):
             for out in decode.generate(model, wanted, broken, policy.schedule(28), sampling, slots=6):
                 seen[out.key] = out
-        except FloatingPointError:
-            pass
+        assert request.key not in seen
         assert all(out == alone[key] for key, out in seen.items())
+    assert tried
 
 
 @pytest.mark.gpu
