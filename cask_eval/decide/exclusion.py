@@ -16,23 +16,7 @@ from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.model import Exclude
 from cask_eval.records.model import Record
 from cask_eval.schedule import Book, Schedule
-from cask_eval.stages import Regime, Stages, of_events, regime, stages
-
-
-def stages_of(record: Record, schedule: Schedule) -> Stages:
-    """What the schedule that was frozen for a trial did to it, from its lengths; nothing where no entry was ever
-    compressed or the trial left no account."""
-    account = record.account()
-    if account is None or not account.active:
-        return Stages()
-    outputs = [chain.output_ids for chain in record.chains] or [record.output_ids]
-    return stages(schedule, record.prompt_tokens, outputs)
-
-
-def regime_of(record: Record, schedule: Schedule) -> Regime | None:
-    """The regime of a trial; None for one that left no account."""
-    account = record.account()
-    return None if account is None else regime(stages_of(record, schedule), account.active)
+from cask_eval.stages import of_events
 
 
 def crowded_out(schedule: Schedule, prompt_tokens: int) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cask_eval.decide.budgets import schedule_of
-from cask_eval.decide.exclusion import stages_of
 from cask_eval.ledger.events import ArmChoice, Select
 from cask_eval.protocol.model import Protocol
 from cask_eval.records.model import Record
 from cask_eval.report import format as fmt
-from cask_eval.stages import REGIMES, regime
+from cask_eval.schedule import Schedule
+from cask_eval.stages import REGIMES, Stages, regime, stages
 
 NOTE = (
     "What compression came to in each held-out trial: active; prefix budget exhausted, where after an event entries of "
@@ -109,7 +109,7 @@ class _Counts:
         if account is None:
             self.failed += 1
             return
-        found = stages_of(record, self.schedule)
+        found = _stages_of(record, self.schedule)
         self.regimes[regime(found, account.active)] += 1
         self.guards.update(found.guards)
         self.prefix, self.decode = self.prefix + found.prefix_events, self.decode + found.decode_events
@@ -126,3 +126,13 @@ class _Counts:
             decode_events=f"{self.decode:,}",
             guards=", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in sorted(self.guards.items())) or fmt.DASH,
         )
+
+
+def _stages_of(record: Record, schedule: Schedule) -> Stages:
+    """What the schedule that was frozen for a trial did to it, from its lengths; nothing where no entry was ever
+    compressed or the trial left no account."""
+    account = record.account()
+    if account is None or not account.active:
+        return Stages()
+    outputs = [chain.output_ids for chain in record.chains] or [record.output_ids]
+    return stages(schedule, record.prompt_tokens, outputs)

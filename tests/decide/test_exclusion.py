@@ -7,7 +7,7 @@ from small_study import account, ids, protocol, record, select
 from cask_eval.canonical import ZERO
 from cask_eval.decide.analysis import analyse
 from cask_eval.decide.beside import beside
-from cask_eval.decide.exclusion import crowded_out, regime_of
+from cask_eval.decide.exclusion import crowded_out
 from cask_eval.ledger.amend import forbidden
 from cask_eval.ledger.events import Change
 from cask_eval.schedule import Schedule
@@ -40,18 +40,6 @@ def study(*regimes, **rest):
 
 def run(protocol, records, n):
     return analyse(protocol, ZERO, select(protocol), records, ids(n), label="confirmatory")
-
-
-@pytest.mark.parametrize("kind", SIZES)
-def test_regimes_follow_from_lengths(kind):
-    schedule = Schedule("slack", 16, 4, "pinned", overflow="first")
-    assert regime_of(trial("m/b16", "baseline", "p0", True, kind), schedule) == REGIMES[kind]
-
-
-def test_what_a_record_says_of_its_events_is_not_asked():
-    record = trial("m/b16", "baseline", "p0", True)
-    assert record.stages is None
-    assert regime_of(record, Schedule("slack", 16, 4, "pinned")) == "active"
 
 
 def pair(cell, baseline, candidate, kinds=None):
