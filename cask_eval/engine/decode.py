@@ -33,6 +33,9 @@ RECORD_AFTER = 12
 # Steps until an event that never comes.
 _NEVER = 1 << 62
 
+# What a step adds to each of the host's counters (`_Run`): wait, chance, left, widest, behind.
+_STEP = np.array([[-1], [-1], [-1], [1], [1]])
+
 __all__ = ["MeterMismatch", "Outcome", "Probe", "Request", "generate"]
 
 
@@ -128,8 +131,9 @@ class _Run(Flight):
         self.uniform = self.state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
         self.boundaries = torch.tensor(schedule.boundaries, dtype=torch.int64, device=self.device)
-        self.done.fill_(True)
-        self.wait, self.chance, self.left, self.widest, self.behind = np.zeros((5, self.slots), dtype=np.int64)
+        self.done.fill_(True)  # as a slot without a sequence is: nothing is metered there
+        self.counters = np.zeros((5, self.slots), dtype=np.int64)
+        self.wait, self.chance, self.left, self.widest, self.behind = self.counters
         self.recorded = self._recordable()
         self._forget()
 
@@ -187,8 +191,7 @@ class _Run(Flight):
         rows = self._rows(n) if self.recorded else n
         self.usage.step(rows, width, n)
         logits = self._replayed(rows, width) if self.recorded else self.forward(rows, width)
-        for counter, by in ((self.wait, -1), (self.chance, -1), (self.left, -1), (self.widest, 1), (self.behind, 1)):
-            counter[:n] += by
+        self.counters[:, :n] += _STEP
         if self.footprint.packing:
             self.cache.store.settle([self.settle(slot).book.resident for slot in range(n)])
         due = np.flatnonzero(self.wait[:n] == 0).tolist()
@@ -292,8 +295,7 @@ class _Run(Flight):
 
     def remove(self, slot: int) -> None:
         final = self.active - 1
-        for counter in (self.wait, self.chance, self.left, self.widest, self.behind):
-            counter[slot] = counter[final]
+        self.counters[:, slot] = self.counters[:, final]
         super().remove(slot)
         self.occupied[final], self.done[final] = 0, True
         self.cache.fill[:, final] = 0

@@ -136,7 +136,7 @@ class Flight:
         self.position, self.metered, self.metered_bytes = self.state(), self.state(), self.state()
         self.prompt, self.seed, self.event_count = self.state(), self.state(), self.state()
         self.kept_min, self.kept_max, self.regions = self.state(), self.state(), self.state(3)
-        # done: has stopped; ended: had, before the newest token. Slots that hold no sequence are neither.
+        # done: has stopped; ended: had, before the newest token.
         self.done, self.ended = self.state(dtype=torch.bool), self.state(dtype=torch.bool)
         # The last column is spare: what a sequence goes on to say after its end falls into it.
         self.history = self.state(max(len(r.prompt_ids) + room(r) for r in pending) + 1)

@@ -210,15 +210,15 @@ class SlotCache:
         """Let go of what the last step left."""
         self._position = self._mask = self._block = None
 
-    def advance(self, occupied: Tensor) -> None:
-        """Take over what `begin_step` reserved, in the slots that hold a sequence (`occupied` [rows] int64, 1 or 0): in
-        the others the next token will be written over this one."""
-        self.fill[:, : self._rows] += occupied[:, None]
+    def advance(self, count: Tensor) -> None:
+        """Take over `count` [rows] int64 of the entries that `begin_step` or `begin_block` reserved in each slot; what
+        is not taken over will be written over."""
+        self.fill[:, : self._rows] += count[:, None]
 
     def end_step(self, fills: Sequence[int]) -> None:
         """`fills`: entries per head of each row after the append, known to the host where all heads are alike."""
         if self._block:
-            self.fill[:, : self._rows] += self._block.count[:, None]
+            self.advance(self._block.count)
             self.store.end_block()
         else:
             self.fill[:, : self._rows] += 1

@@ -62,8 +62,7 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
 
 def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> list[Key]:
     """Every held-out trial exactly once: references and their ceiling, where the endpoint asks for them; then cell,
-    arm, problem, sample. Of the candidates only the survivors are run. Raises ProtocolError
-    when there are too many."""
+    arm, problem, sample. Of the candidates only the survivors are run. Raises ProtocolError when there are too many."""
     ids = list(heldout_ids)
     _bounded(protocol, len(protocol.heldout_arms(survivors)), ids)
     return reference_keys(protocol, "heldout", ids) + [
