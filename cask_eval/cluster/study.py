@@ -17,7 +17,7 @@ from cask_eval.ledger.events import Environment, Lost, PromptLock, Register
 from cask_eval.ledger.state import StudyState
 from cask_eval.runner import fingerprint, models
 from cask_eval.runner.study import Study, described, refuse
-from cask_eval.runner.trials import Progress, Save, Work
+from cask_eval.runner.trials import Progress, Save, Work, hand_on
 from cask_eval.tasks import data
 
 
@@ -102,11 +102,7 @@ class Spread:
                 self.usage = _added(self.usage, some.found)
                 return
             records, tokens = some.found
-            _, replays = work[block.job]
-            if replays:
-                replays.keep(tokens)
-            save(records)
-            progress(len(records), sum(r.output_tokens for r in records))
+            hand_on(records, tokens, save, progress, work[block.job][1])
 
         self.workers.run(Queue(jobs, self.slots), order, receive)
 

@@ -110,10 +110,7 @@ class Bench:
         """Run what is not in `done`; each record reaches `save` as its trial finishes. With `replays` the trials are
         given their references' tokens instead of generating some, and are saved some at a time."""
         for records, tokens in self.results(batch, done, replays.references if replays else None):
-            if replays:
-                replays.keep(tokens)
-            save(records)
-            progress(len(records), sum(r.output_tokens for r in records))
+            hand_on(records, tokens, save, progress, replays)
 
     def run_all(self, work: Work, done: set, save: Save, progress: Progress) -> None:
         """Run several batches that do not wait for one another: here one after the other."""
@@ -365,6 +362,16 @@ class Bench:
             if several
             else [],
         )
+
+
+def hand_on(
+    records: list[Record], tokens: dict[Trial, Tokens], save: Save, progress: Progress, replays: Replays | None
+) -> None:
+    """What becomes of results: the numbers per token are stored before the records that commit to them."""
+    if replays:
+        replays.keep(tokens)
+    save(records)
+    progress(len(records), sum(r.output_tokens for r in records))
 
 
 def _measures(outcomes: list[Outcome]) -> dict[str, str]:
