@@ -57,6 +57,10 @@ class ModelError(CaskError):
     """A model cannot be loaded or is of an unsupported architecture."""
 
 
+class KernelError(CaskError):
+    """A kernel was asked for that does not exist or cannot run."""
+
+
 class AnchorError(CaskError):
     """A time stamp cannot be had, or does not hold (the kinds of it: `cask_eval.anchor.errors`)."""
 

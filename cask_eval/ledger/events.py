@@ -59,7 +59,8 @@ class ModelLock(Strict):
 
 
 class Environment(Strict):
-    """What ran the study. `packages` maps distribution → version."""
+    """What ran the study. `packages` maps distribution → version. `kernels`: the Triton kernels that were asked for,
+    separated by commas; left out where there are none, as in all that was locked before there were any."""
 
     python: str
     platform: str
@@ -68,6 +69,7 @@ class Environment(Strict):
     driver: str | None
     packages: dict[str, str]
     toolkit: Digest
+    kernels: str = Field(default="", exclude_if=lambda value: not value)
 
 
 class Invocation(Strict):

@@ -12,6 +12,7 @@ import torch
 
 import cask_eval
 from cask_eval.canonical import digest_bytes, digest_tree
+from cask_eval.engine import kernels
 from cask_eval.engine.registry import load, source_packages
 from cask_eval.invocation import argv, commit
 from cask_eval.ledger.events import Environment, Invocation, PackageLock
@@ -24,15 +25,19 @@ SOURCES = (".py", ".html")
 
 
 def environment(device: str) -> Environment:
+    """Raises KernelError when a kernel is asked for that cannot be had."""
     cuda = device.startswith("cuda")
+    # They change last digits, so they are locked with the version of what compiles them, on whatever device.
+    in_use = kernels.chosen()
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()}-{platform.machine()}",
         device=torch.cuda.get_device_name(device) if cuda else "cpu",
         cuda=torch.version.cuda if cuda else None,
         driver=_driver() if cuda else None,
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: _version(name) for name in (*PACKAGES, *(["triton"] if in_use else []))},
         toolkit=digest_tree(Path(cask_eval.__file__).parent, SOURCES),
+        kernels=",".join(in_use),
     )
 
 

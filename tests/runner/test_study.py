@@ -101,6 +101,19 @@ def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
     assert state(root).consume is None
 
 
+def test_other_kernels_than_registered_stop_the_run(registered, copy, cask, monkeypatch):
+    from cask_eval.engine import kernels
+    from cask_eval.errors import KernelError
+
+    root = copy(registered)
+    monkeypatch.setenv(kernels.VARIABLE, "flash")
+    with pytest.raises(KernelError, match="no kernel 'flash'"):
+        cask("-C", root, "tune", "--device", "cpu")
+    monkeypatch.setattr(kernels, "chosen", lambda: ("top_k",))
+    with pytest.raises(DriftError, match='locked.environment.kernels was none, is "top_k"'):
+        cask("-C", root, "tune", "--device", "cpu")
+
+
 def test_a_swapped_split_stops_the_run(tuned, copy, cask):
     root = copy(tuned)
     path = root / "splits" / "chain-heldout.json"
