@@ -7,9 +7,12 @@ and values are never repeated.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cask_eval.engine import kernels
 
 NAME = "cask_slots"
 
@@ -37,6 +40,13 @@ def slot_attention(
         out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
     mask = slots.mask(module.layer_idx)
+    if queries == 1 and kernels.use("attention", query):
+        from cask_eval.engine.kernels import attention  # with Triton
+
+        counts = slots.counts(module.layer_idx)
+        if counts is not None and attention.takes(query, key, value):
+            bias = None if mask.dtype == torch.bool else mask
+            return attention.attend(query, key, value, counts, bias, scaling), None
     if queries == 1:
         packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
         out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from cask_eval.engine import kernels
 from cask_eval.engine.contract import Entries, Geometry, Needs
 from cask_eval.engine.packed import PackedStore
 from cask_eval.engine.transfer import indices
@@ -206,6 +207,13 @@ class SlotCache:
             mask = columns < self._block.limit[layer][..., None]
         return self._biased(layer, mask) if self.needs.bias else mask
 
+    def counts(self, layer: int) -> Tensor | None:
+        """[rows, H] int64: how many leading columns a step of one token sees in `layer`, to which `mask` may add a
+        bias; None where what it sees is no prefix."""
+        if not self._block:
+            return self.fill[layer, : self._rows] + 1
+        return None if self._block.columns is not None else self._block.limit[layer, ..., 0]
+
     def forget_step(self) -> None:
         """Let go of what the last step left."""
         self._position = self._mask = self._block = None
@@ -240,19 +248,33 @@ class SlotCache:
     def place(self, slots: Tensor, entries: Entries, keep: Tensor, kept: int, counts: Sequence[int]) -> None:
         """Fill the given slots [R] with the entries that `keep` [L, R, H, n] marks, at most `kept` a head and on
         average `counts` of each row; whatever the slots held before is gone."""
-        order = torch.sort(~keep, dim=-1, stable=True).indices[..., :kept]
-        positions = entries.positions.gather(-1, order).masked_fill(~keep.gather(-1, order), -1)
-        wide = order[..., None].expand(*order.shape, self.geometry.head_dim)
-        self.store.place(slots, entries.keys.gather(3, wide), entries.values.gather(3, wide), counts)
-        self.positions[:, slots, :, :kept] = positions
-        self.positions[:, slots, :, kept:] = -1
-        self.fill[:, slots] = (positions >= 0).sum(-1)
+        order = self._compacted(slots, entries, keep, kept) if kernels.use("compact", keep) else None
+        if order is None:
+            order = torch.sort(~keep, dim=-1, stable=True).indices[..., :kept]
+            positions = entries.positions.gather(-1, order).masked_fill(~keep.gather(-1, order), -1)
+            wide = order[..., None].expand(*order.shape, self.geometry.head_dim)
+            self.store.place(slots, entries.keys.gather(3, wide), entries.values.gather(3, wide), counts)
+            self.positions[:, slots, :, :kept] = positions
+            self.positions[:, slots, :, kept:] = -1
+            self.fill[:, slots] = (positions >= 0).sum(-1)
+        elif self.needs.traits:
+            positions = self.positions[:, slots, :, :kept]
         for name, trait in self.needs.traits.items():
             held, new = self.traits[name], entries.traits[name]
             at, real = (order[:1, :, :1], positions[:1, :, :1] >= 0) if trait.shared else (order, positions >= 0)
             moved = new.expand(*at.shape[:3], new.shape[-1]).gather(-1, at)
             held[:, slots] = trait.start
             held[:, slots, :, :kept] = torch.where(real, moved.to(held.dtype), held[:, slots, :, :kept])
+
+    def _compacted(self, slots: Tensor, entries: Entries, keep: Tensor, kept: int) -> Tensor | None:
+        """All of `place` but the traits, by a kernel: where each entry came from, [L, R, H, kept]. None where the
+        kernel cannot do it."""
+        from cask_eval.engine.kernels import compact  # with Triton
+
+        store, new = self.store, (entries.keys, entries.values)
+        if not isinstance(store, _Full) or not compact.takes(*new, *store.buffers):
+            return None
+        return compact.place(slots, *new, entries.positions, keep, kept, *store.buffers, self.positions, self.fill)
 
     def entries(self, slots: Tensor, width: int, **about: Tensor) -> Entries:
         """What the given slots [R] hold, as a method sees it. `about`: the other fields of `Entries`."""
