@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cask_eval.engine import kernels
 from cask_eval.engine.contract import Entries, Host
 from cask_eval.errors import MethodError
 from cask_methods.calibration import Statistics, load
@@ -17,6 +18,7 @@ OFFSETS = tuple(2**j for j in range(17))
 """The distances δ ahead of the newest token over which an entry's worth is averaged."""
 
 _CHUNK_ELEMENTS = 1 << 27
+_UNBOUND = "TriAttention scores need calibration statistics; bind the method to a model first"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class TriAttentionScorer:
         """Scores [L, R, H, n], [1, R, H, n] in mode ``per_head``, or [1, R, 1, n] in mode ``global``; 0 where
         `candidates` is False. What stands in empty or protected entries has no influence. Raises MethodError before
         `bind`."""
-        scores = self.heads(entries, candidates)
-        scores = scores.amax(-2) if self.group == "max" else scores.mean(-2)
+        scores = self._by_kernel(entries, candidates) if kernels.use("trig_score", entries.keys) else None
+        if scores is None:
+            scores = self.heads(entries, candidates)
+            scores = scores.amax(-2) if self.group == "max" else scores.mean(-2)
         if self.mode == "per_head":
             return scores.mean(0, keepdim=True).masked_fill(~candidates.all(0, keepdim=True), 0)
         if self.mode == "global":
@@ -86,7 +90,7 @@ class TriAttentionScorer:
         """Scores of every query head, [L, R, H, G, n], z-scores when `normalise`, before any reduction; 0 where
         `candidates` [L, R, H, n] is False. Raises MethodError before `bind`."""
         if self.statistics is None:
-            raise MethodError("TriAttention scores need calibration statistics; bind the method to a model first")
+            raise MethodError(_UNBOUND)
         statistics = self.statistics.to(entries.keys.device)
         layers, rows, _, n, _ = entries.keys.shape
         turns = () if self.disable_trig else self._turns(entries)
@@ -97,6 +101,28 @@ class TriAttentionScorer:
             for i in range(0, layers, step)
         ]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _by_kernel(self, entries: Entries, candidates: Tensor) -> Tensor | None:
+        """Scores [L, R, H, n] of every KV head; None where the kernel cannot compute them."""
+        from cask_methods.kernels import trig_score  # with Triton
+
+        if self.statistics is None:
+            raise MethodError(_UNBOUND)
+        statistics = self.statistics.to(entries.keys.device)
+        if not trig_score.takes(entries.keys, statistics.m):
+            return None
+        centre = torch.complex(statistics.c_re.double(), statistics.c_im.double())
+        spread = (statistics.m.double() - (0 if self.disable_mlr else centre.abs())) * entries.geometry.scaling
+        return trig_score.score(
+            entries.keys,
+            candidates,
+            statistics.c_re,
+            statistics.c_im,
+            spread.float(),
+            () if self.disable_trig else self._turns(entries) * entries.geometry.scaling,
+            normalise=self.normalise,
+            largest=self.group == "max",
+        )
 
     def _turns(self, entries: Entries) -> Tensor:
         """e^{iω(T + δ)} as complex128 [A, R, F]: A = 1 with the mean over the offsets taken, else one per offset."""

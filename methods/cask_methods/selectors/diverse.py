@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cask_eval.engine import kernels
 from cask_eval.engine.contract import Entries, Selection
 from cask_methods.selectors.greedy import (
     SPACES,
@@ -110,6 +111,12 @@ def _one_by_one(rows: Rows, penalty: str, gram: bool) -> tuple[Tensor, Tensor]:
     cosines = Cosines(rows.unit, gram)
     left = rows.scores.masked_fill(~rows.candidates, -torch.inf)
     total, size = _seeded(rows, penalty)
+    if kernels.use("diverse", left):
+        from cask_methods.kernels import diverse  # with Triton
+
+        if diverse.takes(left, rows.unit):
+            given = left, total, size, rows.weight, rows.quota, rows.steps, rows.unit
+            return diverse.pick(*given, cosines.gram, penalty)
     order = torch.empty(len(left), rows.steps, dtype=torch.long, device=left.device)
     burden = left.new_empty(len(left), rows.steps)
     for step in range(rows.steps):
