@@ -81,6 +81,16 @@ def test_all_kernels_give_the_same_tokens_in_long_runs(model, device, name, tmp_
     compare(model.to(device), name, tmp_path_factory, use, launched, 5, 20)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", POLICIES)
+def test_compiled_kernels_give_the_same_tokens_in_cuda_graphs(
+    model, name, tmp_path_factory, use, launched, monkeypatch
+):
+    monkeypatch.setattr(decode, "RECORD_AFTER", 1)
+    compare(model.cuda(), name, tmp_path_factory, use, launched, 7, 26)
+
+
 def test_recorded_steps_keep_the_kernel(model, device, tmp_path_factory, use, monkeypatch):
     """A tape is a list of operators, and a kernel that were none would be missing from it."""
     policy, sampling = bound(model, "recency", delta=4), Sampling(12, 0.9)

@@ -93,7 +93,8 @@ def _pick(
     for step in range(0, wanted):
         m = total
         if PENALTY == "mean":
-            m = total / tl.maximum(already + step, 1).to(tl.float32)
+            # Plain division is two units in the last place off on a GPU, and picks may hang on them.
+            m = tl.div_rn(total, tl.zeros([BLOCK_N], tl.float32) + tl.maximum(already + step, 1).to(tl.float32))
         gain = left - m * price
         gain = tl.where(gain != gain, float("inf"), gain)
         gain = tl.where(there, gain, float("-inf"))

@@ -34,8 +34,10 @@ def highest(scores: Tensor, candidates: Tensor, quota: Tensor) -> Tensor:
 @triton.jit
 def _ordinal(x):
     """fp32 as int32 of the same order; both zeros are one, and every NaN is above infinity."""
-    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
-    return tl.where(x != x, 0x7FFFFFFF, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits))
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    ordered = tl.where(bits < 0, -size, size)
+    return tl.where(size > 0x7F800000, 0x7FFFFFFF, ordered)
 
 
 @triton.jit

@@ -142,7 +142,7 @@ def _raw(
         place = keys + wide[:, None] * keys_n + frequency[None, :]
         k_re = tl.load(place, mask=tile, other=0.0).to(tl.float32)
         k_im = tl.load(place + F, mask=tile, other=0.0).to(tl.float32)
-        size = tl.sqrt(k_re * k_re + k_im * k_im)
+        size = tl.sqrt_rn(k_re * k_re + k_im * k_im)
         scores = tl.dot(aside, tl.trans(size), input_precision="ieee")
         if TURNS > 0:
             sharp = tl.full([BLOCK_G, BLOCK_N], float("-inf"), tl.float32)
