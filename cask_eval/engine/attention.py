@@ -43,10 +43,10 @@ def slot_attention(
     if queries == 1 and kernels.use("attention", query):
         from cask_eval.engine.kernels import attention  # with Triton
 
-        counts = slots.counts(module.layer_idx)
-        if counts is not None and attention.takes(query, key, value):
+        prefix = slots.prefix(module.layer_idx)
+        if prefix is not None and attention.takes(query, key, value):
             bias = None if mask.dtype == torch.bool else mask
-            return attention.attend(query, key, value, counts, bias, scaling), None
+            return attention.attend(query, key, value, *prefix, bias, scaling), None
     if queries == 1:
         packed = query.view(batch, key.shape[1], heads // key.shape[1], dim)
         out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)

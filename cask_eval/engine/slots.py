@@ -207,12 +207,12 @@ class SlotCache:
             mask = columns < self._block.limit[layer][..., None]
         return self._biased(layer, mask) if self.needs.bias else mask
 
-    def counts(self, layer: int) -> Tensor | None:
-        """[rows, H] int64: how many leading columns a step of one token sees in `layer`, to which `mask` may add a
-        bias; None where what it sees is no prefix."""
+    def prefix(self, layer: int) -> tuple[Tensor, int] | None:
+        """How many leading columns a step of one token sees in `layer`, as a number [rows, H] int64 and what is to be
+        added to it; None where what it sees is no prefix. `mask` may add a bias to them."""
         if not self._block:
-            return self.fill[layer, : self._rows] + 1
-        return None if self._block.columns is not None else self._block.limit[layer, ..., 0]
+            return self.fill[layer, : self._rows], 1
+        return None if self._block.columns is not None else (self._block.limit[layer, ..., 0], 0)
 
     def forget_step(self) -> None:
         """Let go of what the last step left."""

@@ -27,22 +27,27 @@ def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return same and query.dtype in _DTYPES and query.shape[-1] <= 256 and query.shape[1] <= 64 * key.shape[1]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, counts: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
-    """query [B, H·G, 1, D] over key and value [B, H, C, D], of which the first `counts` [B, H] entries exist, →
-    [B, 1, H·G, D]. bias: added to the logits, [B, H or 1, 1, C], or None. A head without entries gives 0.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, counts: Tensor, more: int, bias: Tensor | None, scaling: float
+) -> Tensor:
+    """query [B, H·G, 1, D] over key and value [B, H, C, D], of which the first `counts` [B, H] + `more` entries exist,
+    → [B, 1, H·G, D]. bias: added to the logits, [B, H or 1, 1, C], or None. A head without entries gives 0.
 
     Logits, softmax and sums are fp32; probabilities are rounded to the type of `value` before they meet it, as fused
     attention does. An operator of its own, so that `engine.recorded` sees it."""
-    return torch.ops.cask_eval.decode_attention(query, key, value, counts, bias, scaling)
+    return torch.ops.cask_eval.decode_attention(query, key, value, counts, more, bias, scaling)
 
 
 _library = torch.library.Library("cask_eval", "FRAGMENT")
 _library.define(
-    "decode_attention(Tensor query, Tensor key, Tensor value, Tensor counts, Tensor? bias, float scaling) -> Tensor"
+    "decode_attention(Tensor query, Tensor key, Tensor value, Tensor counts, int more, Tensor? bias, float scaling)"
+    " -> Tensor"
 )
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, counts: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, counts: Tensor, more: int, bias: Tensor | None, scaling: float
+) -> Tensor:
     batch, query_heads, _, dim = query.shape
     heads, width = key.shape[1:3]
     groups = query_heads // heads
@@ -62,6 +67,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, counts: Tensor, bias: Ten
         D=dim,
         BLOCK_G=max(16, triton.next_power_of_2(groups)),
         BLOCK_D=max(16, triton.next_power_of_2(dim)),
+        enable_fp_fusion=True,  # the default of Triton before 3.10
     )
     with on(query):
         _chunk[(batch * heads, chunks)](
@@ -76,6 +82,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, counts: Tensor, bias: Ten
             scaling * _LOG2E,
             heads,
             width,
+            more,
             query.stride(0),
             query.stride(1),
             key.stride(0),
@@ -117,6 +124,7 @@ def _chunk(
     scaling,
     heads,
     width,
+    more,
     query_b,
     query_h,
     key_b,
@@ -150,7 +158,7 @@ def _chunk(
     q = tl.load(query + at, mask=within, other=0.0)
     if WIDEN:
         q = q.to(tl.float32)
-    count = tl.minimum(tl.load(counts + row * counts_b + head * counts_h), width).to(tl.int32)
+    count = tl.minimum(tl.load(counts + row * counts_b + head * counts_h) + more, width).to(tl.int32)
     start = chunk * CHUNK_N
     end = tl.minimum(start + CHUNK_N, count)
     key += row * key_b + head * key_h

@@ -46,7 +46,7 @@ def score(
     raw = torch.empty(layers, rows, heads, groups, n, dtype=torch.float32, device=device)
     moments = torch.empty(layers, rows, heads, groups, 2, dtype=torch.float64, device=device)
     out = torch.empty(layers, rows, heads, n, dtype=torch.float32, device=device)
-    sizes = dict(G=groups, BLOCK_N=_BLOCK_N, num_warps=4)
+    sizes = dict(G=groups, BLOCK_N=_BLOCK_N, num_warps=4, enable_fp_fusion=True)
     with on(keys):
         _raw[(layers * rows * heads,)](
             keys,

@@ -55,7 +55,7 @@ def case(device, batch=2, heads=2, groups=4, dim=16, width=40, dtype=torch.float
 
 def check(attention, query, key, value, counts, bias=None, scaling=0.3):
     assert attention.takes(query, key, value)
-    got = attention.attend(query, key, value, counts, bias, scaling)
+    got = attention.attend(query, key, value, counts - 1, 1, bias, scaling)
     assert got.dtype == query.dtype and got.is_contiguous()
     cpu = (None if x is None else x.cpu() for x in (query, key, value, counts, bias))
     want = oracle(*cpu, scaling)
@@ -102,11 +102,11 @@ def test_what_a_row_gets_does_not_depend_on_its_company(attention, device):
     """To the bit, beside other rows and in wider views."""
     query, key, value, counts = case(device, batch=3, width=600, counts=[[100, 30], [600, 280], [1, 257]])
     key, value = key.nan_to_num(0), value.nan_to_num(0)
-    together = attention.attend(query, key, value, counts, None, 0.3)
+    together = attention.attend(query, key, value, counts, 0, None, 0.3)
     for row in range(3):
         most = int(counts[row].max())
         at = slice(row, row + 1)
-        alone = attention.attend(query[at], key[at, :, :most], value[at, :, :most], counts[at], None, 0.3)
+        alone = attention.attend(query[at], key[at, :, :most], value[at, :, :most], counts[at], 0, None, 0.3)
         assert torch.equal(alone, together[at])
 
 
@@ -114,7 +114,7 @@ def test_nan_of_an_entry_that_exists_is_not_hidden(attention, device):
     query, key, value, counts = case(device, width=300, counts=[[300, 300], [300, 300]])
     key = key.clone()
     key[0, 0, 290] = torch.nan
-    got = attention.attend(query, key, value, counts, None, 0.3)
+    got = attention.attend(query, key, value, counts, 0, None, 0.3)
     assert got[0, 0, :4].isnan().all() and not got[0, 0, 4:].isnan().any() and not got[1].isnan().any()
 
 
@@ -134,7 +134,7 @@ def test_slot_attention_takes_it_when_asked(attention, device, use, monkeypatch,
     mask = visible[:, :, None]
     if bias:
         mask = torch.where(mask, torch.randn(mask.shape, device=device), -torch.inf)
-    slots = SimpleNamespace(see=lambda *_: None, mask=lambda _: mask, counts=lambda _: counts)
+    slots = SimpleNamespace(see=lambda *_: None, mask=lambda _: mask, prefix=lambda _: (counts, 0))
     layer = SimpleNamespace(layer_idx=0)
     eager, _ = slot_attention(layer, query, key, value, None, scaling=0.3, slots=slots)
     use("attention")
@@ -144,7 +144,7 @@ def test_slot_attention_takes_it_when_asked(attention, device, use, monkeypatch,
     ours, _ = slot_attention(layer, query, key, value, None, scaling=0.3, slots=slots)
     assert called and ours.shape == eager.shape
     assert torch.allclose(ours, eager, rtol=0, atol=1e-5)
-    slots.counts = lambda _: None
+    slots.prefix = lambda _: None
     slot_attention(layer, query, key, value, None, scaling=0.3, slots=slots)
     assert len(called) == 1
 
@@ -152,6 +152,6 @@ def test_slot_attention_takes_it_when_asked(attention, device, use, monkeypatch,
 def test_a_softmax_of_large_logits(attention, device):
     query, key, value, counts = case(device, counts=[[40, 40], [40, 40]])
     query = query * 300
-    got = attention.attend(query, key, value, counts, None, 1.0).cpu().double()
+    got = attention.attend(query, key, value, counts, 0, None, 1.0).cpu().double()
     want = oracle(query.cpu(), key.cpu(), value.cpu(), counts.cpu(), None, 1.0)
     assert math.isfinite(float(got.sum())) and torch.allclose(got, want, atol=1e-3)
