@@ -737,6 +737,8 @@ def _provenance(a: AnalysisDocument, events: list[Event]) -> list[Fact]:
             Fact("environment", f"Python {fmt.one_line(ran.python)}, {fmt.one_line(ran.platform)}"),
             Fact("device", device),
         ]
+        if ran.kernels:
+            facts.append(Fact("kernels", fmt.one_line(ran.kernels)))
     return facts
 
 
