@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 import torch
@@ -56,9 +57,10 @@ def launched(device, monkeypatch):
     return seen
 
 
-def compare(model, name, tmp_path_factory, use, launched, count, length):
+def compare(model, device, name, tmp_path_factory, use, launched, count, length):
     preset, params, budget, wanted = POLICIES[name]
     policy = bound(model, preset, tmp_path_factory, **params)
+    model = deepcopy(model).to(device)
     sampling = Sampling(length, 0.9, 0.9)
     use("")
     plain = run(model, requests(count), policy, budget, sampling, slots=3)
@@ -72,13 +74,13 @@ def compare(model, name, tmp_path_factory, use, launched, count, length):
 
 @pytest.mark.parametrize("name", ["triattention", "alpha", "tri_merge"])
 def test_all_kernels_give_the_same_tokens(model, device, name, tmp_path_factory, use, launched):
-    compare(model.to(device), name, tmp_path_factory, use, launched, 3, 14)
+    compare(model, device, name, tmp_path_factory, use, launched, 3, 14)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 def test_all_kernels_give_the_same_tokens_in_long_runs(model, device, name, tmp_path_factory, use, launched):
-    compare(model.to(device), name, tmp_path_factory, use, launched, 5, 20)
+    compare(model, device, name, tmp_path_factory, use, launched, 5, 20)
 
 
 @pytest.mark.gpu
@@ -88,15 +90,16 @@ def test_compiled_kernels_give_the_same_tokens_in_cuda_graphs(
     model, name, tmp_path_factory, use, launched, monkeypatch
 ):
     monkeypatch.setattr(decode, "RECORD_AFTER", 1)
-    compare(model.cuda(), name, tmp_path_factory, use, launched, 7, 26)
+    compare(model, "cuda", name, tmp_path_factory, use, launched, 7, 26)
 
 
 def test_recorded_steps_keep_the_kernel(model, device, tmp_path_factory, use, monkeypatch):
     """A tape is a list of operators, and a kernel that were none would be missing from it."""
     policy, sampling = bound(model, "recency", delta=4), Sampling(12, 0.9)
+    model = deepcopy(model).to(device)
     use("attention")
     monkeypatch.setattr(decode, "RECORD_AFTER", 1)  # what is compiled first cannot be captured
-    recorded = run(model.to(device), requests(3), policy, 28, sampling, slots=3)
+    recorded = run(model, requests(3), policy, 28, sampling, slots=3)
     monkeypatch.setattr(decode._Run, "_recordable", lambda self: False)
     assert run(model, requests(3), policy, 28, sampling, slots=3) == recorded
 
@@ -105,7 +108,8 @@ def test_recorded_steps_keep_the_kernel(model, device, tmp_path_factory, use, mo
 def test_replays_of_one_token_at_a_time(model, device, name, tmp_path_factory, use, launched):
     """Packed keys and values may be read through columns that are no prefix; those are left to the eager path."""
     preset, params, budget, _ = POLICIES[name]
-    policy = bound(model.to(device), preset, tmp_path_factory, **params)
+    policy = bound(model, preset, tmp_path_factory, **params)
+    model = deepcopy(model).to(device)
     wanted = [Given(r.key, r.prompt_ids, r.seed, tuple(range(3 + i, 15 + i))) for i, r in enumerate(requests(3))]
 
     def nll(names):
