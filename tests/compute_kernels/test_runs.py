@@ -70,6 +70,7 @@ def compare(model, device, name, tmp_path_factory, use, launched, count, length)
     assert {k: o.output_ids for k, o in ours.items()} == {k: o.output_ids for k, o in plain.items()}
     assert {k: o.residency for k, o in ours.items()} == {k: o.residency for k, o in plain.items()}
     assert wanted <= launched.keys()
+    assert preset == "kivi" or any(o.residency.events for o in ours.values())
 
 
 @pytest.mark.parametrize("name", ["triattention", "alpha", "tri_merge"])
@@ -80,7 +81,7 @@ def test_all_kernels_give_the_same_tokens(model, device, name, tmp_path_factory,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 def test_all_kernels_give_the_same_tokens_in_long_runs(model, device, name, tmp_path_factory, use, launched):
-    compare(model, device, name, tmp_path_factory, use, launched, 5, 20)
+    compare(model, device, name, tmp_path_factory, use, launched, 4, 28)
 
 
 @pytest.mark.gpu
