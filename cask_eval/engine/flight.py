@@ -97,7 +97,8 @@ def checked(
 
 class Flight:
     """Slots, and what is known of the sequences in them. `room`: the most tokens that may follow a request's prompt.
-    `slots`: how many, None being as many as memory has room for (`capacity.fitting`). `usage` is added to.
+    `slots`: how many, None being as many as memory has room for (`capacity.fitting`). `usage` is added to. `spare`:
+    entries a head of which the schedule knows nothing.
 
     Subclasses feed tokens, and say what happens to the logits of a prompt's last token (`emit`) and to the state that
     they add when sequences enter slots (`enter`)."""
@@ -112,6 +113,7 @@ class Flight:
         slots: int | None,
         probe: Probe | None,
         usage: Usage | None = None,
+        spare: int = 0,
     ):
         self.usage = usage or Usage()
         self.model, self.policy, self.schedule, self.probe = model, policy, schedule, probe
@@ -125,7 +127,7 @@ class Flight:
         self.cache = SlotCache(
             self.geometry,
             self.slots,
-            max(1, capacity),
+            max(1, capacity) + spare,
             self.device,
             self.needs,
             self.footprint.packing,
@@ -251,9 +253,13 @@ class Flight:
 
     def width(self, needed: int) -> int:
         """Columns to read for rows that hold up to `needed` entries a head, for which room is made."""
-        if needed > self.cache.capacity:  # some head holds more than the average: room for a whole cycle
-            self.cache.reserve(needed + self.schedule.delta)
+        self.make_room(needed)
         return min(self.cache.capacity, -(-needed // self.grain) * self.grain)
+
+    def make_room(self, needed: int) -> None:
+        """Capacity for `needed` entries a head: some head may hold more than the average."""
+        if needed > self.cache.capacity:
+            self.cache.reserve(needed + self.schedule.delta)  # for a whole cycle
 
     def _compress(self, due: list[int]) -> None:
         rows = [self.running[i] for i in due]

@@ -59,6 +59,7 @@ class SlotCache:
         self.layers_view = Cache(layers=[_SlotLayer(self, i) for i in range(g.layers)])
         self._rows, self._width = slots, capacity
         self._position: Tensor | None = None  # [rows, q]: where the step's tokens stand, -1 for none
+        self._moving: Tensor | None = None
         self._mask: Tensor | None = None
         self._block: _Block | None = None
 
@@ -79,13 +80,18 @@ class SlotCache:
 
     # -- a decode step -------------------------------------------------------------------------------------------
 
-    def begin_step(self, rows: int, width: int, position: Tensor) -> tuple[Tensor, Tensor]:
+    def begin_step(
+        self, rows: int, width: int, position: Tensor, moving: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reserve one entry in each of the first `rows` slots for the token at logical `position` [rows].
 
-        `width` bounds the entries any row uses after the append. Returns what attention will read per row, counted
-        from the storage itself: entries, summed over layers and heads, and all bytes held; [rows] int64 each.
+        `width` bounds the entries any row uses after the append. moving: [rows] bool, the slots that take the step;
+        what is computed for the others leaves no trace, and may read and write beyond `width`. Returns what attention
+        will read per row, counted from the storage itself: entries, summed over layers and heads, and all bytes held;
+        [rows] int64 each.
         """
         self._rows, self._width, self._position, self._block = rows, width, position[:, None], None
+        self._moving = moving
         fill = self.fill[:, :rows]
         self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
         # An observer may have written where no entry was yet.
@@ -98,7 +104,10 @@ class SlotCache:
             self._mask = self._biased(slice(None), self._mask)
         if self.needs.queries:
             at = (position % self.needs.queries)[:, None]
-            self.query_positions[:rows].scatter_(1, at, position[:, None])
+            newest = position[:, None]
+            if moving is not None:
+                newest = torch.where(moving[:, None], newest, self.query_positions[:rows].gather(1, at))
+            self.query_positions[:rows].scatter_(1, at, newest)
         counts = visible.sum((0, 2, 3))
         held = self.store.used_bytes(rows, counts) + self._fixed_bytes
         for name, trait in self.needs.traits.items():
@@ -178,7 +187,10 @@ class SlotCache:
                 at = self._block.ring.clamp_min(0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
                 ring.copy_(torch.where(self._block.renewed[:, None, :, None], query.gather(2, at), ring))
             else:
-                ring.scatter_(2, (self._position % w).view(-1, 1, 1, 1).expand_as(query), query)
+                at, newest = (self._position % w).view(-1, 1, 1, 1).expand_as(query), query
+                if self._moving is not None:
+                    newest = torch.where(self._moving.view(-1, 1, 1, 1), query, ring.gather(2, at))
+                ring.scatter_(2, at, newest)
         if self.observers:
             mask = self.mask(layer)
             traits = {k: v[layer, : self._rows, :, : self._width] for k, v in self._watched().items()}
@@ -208,7 +220,7 @@ class SlotCache:
 
     def forget_step(self) -> None:
         """Let go of what the last step left."""
-        self._position = self._mask = self._block = None
+        self._position = self._moving = self._mask = self._block = None
 
     def advance(self, count: Tensor) -> None:
         """Take over `count` [rows] int64 of the entries that `begin_step` or `begin_block` reserved in each slot; what
@@ -257,13 +269,15 @@ class SlotCache:
     def entries(self, slots: Tensor, width: int, **about: Tensor) -> Entries:
         """What the given slots [R] hold, as a method sees it. `about`: the other fields of `Entries`."""
         keys, values = self.store.read(slots, width)
+        # Beyond what a head holds may stand what was reserved and not taken over.
+        beyond = torch.arange(width, device=self.fill.device) >= self.fill[:, slots, :, None]
         queries = at = None
         if self.needs.queries:
             queries, at = _oldest_first(self.queries[:, slots], self.query_positions[slots])
         return Entries(
             keys=keys,
             values=values,
-            positions=self.positions[:, slots, :, :width],
+            positions=self.positions[:, slots, :, :width].masked_fill(beyond, -1),
             geometry=self.geometry,
             queries=queries,
             query_positions=at,
