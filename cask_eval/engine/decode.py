@@ -106,7 +106,7 @@ def generate(
 
 def _outcomes(run: _Run, poll: int) -> Iterator[Outcome]:
     since = 0
-    while run.active or run.pending:
+    while run.busy:
         try:
             run.admit()
             if run.active and not run.any_at_limit():
@@ -219,9 +219,15 @@ class _Run(Flight):
         self.counters[:, :n] += _STEP * moving
         if self.footprint.packing:
             self.cache.store.settle([self.settle(slot).book.resident for slot in range(n)])
+        self._await(moving, fed)
         if self.probe:
             at = np.flatnonzero(moving).tolist()
             self.probe.logits([self.running[i].request for i in at], logits[indices(at, self.device)])
+
+    def _await(self, moving: np.ndarray, fed: Tensor | None) -> None:
+        """Whose events have become due by the step of those that were `moving` and were `fed` these tokens; the events,
+        unless all can wait."""
+        n = self.active
         new = np.flatnonzero((self.wait[:n] == 0) & moving).tolist()
         if fed is not None:
             # Only where the text decides, the host must look at it.

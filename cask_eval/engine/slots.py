@@ -406,8 +406,8 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class CaptureCache:
-    """Collects what one forward over whole prompts leaves: keys and values [L, R, H, P, D], the newest queries
-    [L, R, Hq, W, D] with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
+    """Collects what forwards over prompts leave: keys and values [L, R, H, P, D], the newest queries [L, R, Hq, W, D]
+    with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
 
     lengths: [R] int64 prompt lengths; what lies behind a shorter prompt is not part of it.
     """
@@ -418,9 +418,10 @@ class CaptureCache:
         g, rows, self.lengths = geometry, lengths.shape[0], lengths
         self.geometry, self.needs, self.observers = g, needs or Needs(), tuple(observers)
         w = self.needs.queries
-        self.keys = torch.empty(g.layers, rows, g.kv_heads, width, g.head_dim, dtype=g.dtype, device=lengths.device)
-        self.values = torch.empty_like(self.keys)
-        self.queries = self.keys.new_empty(g.layers, rows, g.query_heads, w, g.head_dim)
+        # Zero where a prompt has ended: what no query sees must still be finite, as nothing times NaN is NaN.
+        self.keys = torch.zeros(g.layers, rows, g.kv_heads, width, g.head_dim, dtype=g.dtype, device=lengths.device)
+        self.values = torch.zeros_like(self.keys)
+        self.queries = self.keys.new_zeros(g.layers, rows, g.query_heads, w, g.head_dim)
         self.layers_view = Cache(layers=[_CaptureLayer(self, i) for i in range(g.layers)])
         self.positions = torch.arange(width, device=lengths.device).expand(rows, width)
         self.positions = self.positions.masked_fill(self.positions >= lengths[:, None], -1)
@@ -438,6 +439,17 @@ class CaptureCache:
         newest = lengths[:, None] - 1
         self.query_positions = newest - (newest - slot) % w if w else slot.expand(rows, 0)
         self.query_positions = self.query_positions.clamp_min(-1)
+        self.begin(rows, 0, width)
+
+    def begin(self, rows: int, start: int, stop: int) -> None:
+        """The next forward takes tokens `start` … `stop` of the first `rows` prompts, all before having been read."""
+        self.rows, self.part = rows, slice(start, stop)
+        columns = torch.arange(stop, device=self.lengths.device)
+        self._mask = (columns <= columns[self.part, None])[None, None] if start else None
+
+    def mask(self, layer: int) -> Tensor | None:
+        """[1, 1, q, C] bool: which of the tokens read so far each query sees; None where that is simply causal."""
+        return self._mask
 
     def entries(self, **about: Tensor) -> Entries:
         """What the prompts leave, as a method sees it. `about`: the other fields of `Entries`."""
@@ -458,24 +470,36 @@ class CaptureCache:
         )
 
     def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        rows, start, stop = self.rows, self.part.start, self.part.stop
         if self.needs.queries:
-            at = self.query_positions.clamp_min(0)[:, None, :, None]
-            self.queries[layer] = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
+            at = self.query_positions[:rows] - start
+            here = ((at >= 0) & (at < stop - start))[:, None, :, None]
+            at = at.clamp(0, stop - start - 1)[:, None, :, None]
+            new = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
+            held = self.queries[layer, :rows]
+            held.copy_(torch.where(here, new, held))
         if self.observers:
-            traits = {k: v[layer] for k, v in self.traits.items() if not self.needs.traits[k].shared}
-            columns = torch.arange(query.shape[2], device=query.device)
-            exists = self.positions >= 0
-            for part in _pieces(query, len(columns)):
-                mask = (columns <= columns[part, None]) & exists[:, None, None, None, :]
+            watched = {k: v for k, v in self.traits.items() if not self.needs.traits[k].shared}
+            traits = {k: v[layer, :rows, :, :stop] for k, v in watched.items()}
+            columns = torch.arange(stop, device=query.device)
+            exists = self.positions[:rows, :stop] >= 0
+            for part in _pieces(query, stop):
+                at = slice(start + part.start, start + part.stop)
+                mask = (columns <= columns[at, None]) & exists[:, None, None, None, :]
                 attention = _attention(query[:, :, part], key, mask, scaling)
                 for observer in self.observers:
-                    observer.observe(layer, attention, traits, self.positions[:, part])
+                    observer.observe(layer, attention, traits, self.positions[:rows, at])
 
 
 class _CaptureLayer(_SlotLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
-        self.cache.keys[self.layer], self.cache.values[self.layer] = key_states, value_states
-        return key_states, value_states
+        capture, found = self.cache, []
+        for whole, new in ((capture.keys, key_states), (capture.values, value_states)):
+            mine = whole[self.layer, : capture.rows]
+            mine[:, :, capture.part] = new
+            # What was just made is read as it is where there is nothing before it.
+            found.append(mine[:, :, : capture.part.stop] if capture.part.start else new)
+        return found[0], found[1]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
