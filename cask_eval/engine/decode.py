@@ -37,7 +37,7 @@ _NEVER = 1 << 62
 _STEP = np.array([[-1], [-1], [-1], [1], [1], [0]])
 
 # Of the steps between two events of a sequence, the share that it may stand still for the sake of company.
-_PATIENCE = 1 / 16
+_PATIENCE = 1 / 8
 
 __all__ = ["MeterMismatch", "Outcome", "Probe", "Request", "generate"]
 
@@ -85,7 +85,7 @@ def generate(
     chains. slots: sequences in flight at once, by default as many as there is room for (`capacity.fitting`). poll:
     steps between looks at which sequences have stopped (default 1 on CPU, 8 on an accelerator, where a look is a
     synchronisation). usage: is added to. patience: decode steps that a sequence whose event is due may stand still
-    until others are due, because an event costs nearly as much for one sequence as for many (default: a sixteenth of
+    until others are due, because an event costs nearly as much for one sequence as for many (default: an eighth of
     the steps between events; what is not recorded waits for nobody). In fp32 a trial's tokens do not depend on its
     company; in 16-bit types products round differently in batches of another size, which can decide a near-tie.
 
@@ -226,7 +226,7 @@ class _Run(Flight):
 
     def _await(self, moving: np.ndarray, fed: Tensor | None) -> None:
         """Whose events have become due by the step of those that were `moving` and were `fed` these tokens; the events,
-        unless all can wait."""
+        unless there is somebody to wait for."""
         n = self.active
         new = np.flatnonzero((self.wait[:n] == 0) & moving).tolist()
         if fed is not None:
@@ -236,11 +236,13 @@ class _Run(Flight):
                 at = torch.isin(fed[indices(asked, self.device)], self.boundaries).tolist()
                 new += [slot for slot, boundary in zip(asked, at) if boundary]
         self.due[new] = 1
-        waiting = int(self.due[:n].sum())
-        if not waiting:
+        waiting = self.due[:n] == 1
+        if not waiting.any():
             return
-        self.stood += waiting > len(new)  # the first one begins to wait now
-        if self.stood >= self.patience or waiting == n:
+        self.stood += waiting.sum() > len(new)  # the first one begins to wait now
+        # In how many steps the others come, at the earliest.
+        others = np.minimum(self.wait[:n], self.chance[:n])[~waiting].clip(1)
+        if not (others <= self.patience - self.stood).any():
             self.events()
         elif new:
             self.moving[indices(new, self.device)] = False

@@ -68,7 +68,7 @@ def test_a_trial_does_not_depend_on_patience(model, preset, recorded_after, tmp_
     assert len(groups) < alone
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     patience=st.integers(0, 12),
     slots=st.integers(1, 9),
