@@ -13,6 +13,11 @@ The roofline of a step is the longer of two times: weights and keys and values r
 and 2 × parameters operations a row (and attention's) at the measured product rate. "share" is roofline / measured.
 transformers' generate() runs beside it at the same batch, in the same process, with its full cache. What does not fit
 into memory is said and left out.
+
+    python benchmarks/gpu.py --models llama-100m --unequal 16
+
+compares, instead, outputs of unequal length: four times as many prompts as sequences at once, sampled at temperature 1
+until a token out of one in a hundred, and generate() waits for the longest of each batch. Each counts its own tokens.
 """
 
 from __future__ import annotations
@@ -186,6 +191,41 @@ def roofline(of: Device, shape: shapes.Shape, itemsize: int, batch: int, entries
     return max((weights + held) / of.copy, operations / of.product)
 
 
+@torch.inference_mode()
+def unequal(args, name: str, model, shape: shapes.Shape, batch: int, device: torch.device) -> dict:
+    """Tokens a second at `batch` sequences at once, for outputs that end where they end."""
+    asked, stop = prompts(4 * batch, shape.vocabulary), tuple(range(1, shape.vocabulary, 100))
+    row = {"model": name, "batch": batch}
+    model.set_attn_implementation("sdpa")
+    began, count = synchronised(device), 0
+    for i in range(0, len(asked), batch):
+        rows = asked[i : i + batch]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in rows], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in rows], device=device)
+        sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": list(stop)}
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=args.new, pad_token_id=0, **sampled)
+        for said in out[:, longest:].tolist():
+            count += next((k + 1 for k, token in enumerate(said) if token in set(stop)), args.new)
+    row["generate_tokens_per_s"] = count / (synchronised(device) - began)
+    model.set_attn_implementation(NAME)
+    arms = {"fullkv": ({}, 1), "recency": ({"delta": args.delta, "prompt": "compete"}, args.budgets[0])}
+    for preset, (params, budget) in arms.items():
+        policy = registry.load(preset).make(preset, params).bind(Host(geometry(model)))
+        sampling = Sampling(args.new, 1.0, 1.0, stop)
+        requests = [decode.Request(i, p, i) for i, p in enumerate(asked)]
+        began = synchronised(device)
+        made = decode.generate(model, requests, policy, policy.schedule(budget), sampling, slots=batch)
+        count = sum(len(out.output_ids) for out in made)
+        ours, theirs = count / (synchronised(device) - began), row["generate_tokens_per_s"]
+        row[f"{preset}_tokens_per_s"] = ours
+        print(
+            f"{name} unequal lengths, batch {batch:4}: {preset} {ours:9.1f} tokens/s, generate() {theirs:9.1f}: "
+            f"{ours / theirs:.2f} ×"
+        )
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["qwen-7b", "llama-8b"])
@@ -194,6 +234,7 @@ def main() -> None:
     parser.add_argument("--delta", type=int, default=128)
     parser.add_argument("--new", type=int, default=640, help="tokens of the longer run; the shorter one has half")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each length, the fastest of which counts")
+    parser.add_argument("--unequal", type=int, nargs="+", default=[], metavar="BATCH", help="see above")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after so long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -208,15 +249,18 @@ def main() -> None:
     print(f"{name}: copies {of.copy / 1e12:.3f} TB/s, products {of.product / 1e12:.2f} Tflop/s ({dtype})\n{TARGETS}")
     for model_name in args.models:
         model, shape = build(model_name, dtype, device)
-        with tempfile.TemporaryDirectory() as folder:
-            rows += measure(args, model_name, model, shape, of, device, dtype, Path(folder), began)
+        for batch in args.unequal:
+            rows.append(unequal(args, model_name, model, shape, batch, device))
+        if not args.unequal:
+            with tempfile.TemporaryDirectory() as folder:
+                rows += measure(args, model_name, model, shape, of, device, dtype, Path(folder), began)
         del model
         if device.type == "cuda":
             torch.cuda.empty_cache()
     about = {"device": name, "torch": torch.__version__, **asdict(of), **vars(args)}
     if args.json:
         Path(args.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
-    if args.plot:
+    if args.plot and not args.unequal:
         plot(rows, name, args.plot)
 
 

@@ -26,12 +26,12 @@ STILLBORN = 5
 @dataclass(eq=False)
 class Hand:
     """One worker as the driver sees it. `news`: what is waited for, None where it is idle. `block` and `left`: what it
-    runs, and the trials of that without a result yet."""
+    runs, and the trials of that without a result yet. `refused`: why it will not run anything, or None."""
 
     actor: Any
     news: Any = None
     ready: Ready | None = None
-    refused: bool = False
+    refused: Refused | None = None
     block: Block | None = None
     left: dict[Any, None] = field(default_factory=dict)
     held: Any = None
@@ -80,6 +80,8 @@ class Crew:
         everything else has been received."""
         while queue or any(h.block for h in self.hands):
             self._hire()
+            if self.hands and all(h.refused for h in self.hands):
+                raise _error(self.hands[0].refused, f"no worker is left but those that differ; {self.hands[0].where}")
             idle = [h for h in self.hands if h.ready and not h.refused and h.block is None]
             for hand in idle:
                 block = queue.take(sum(not h.refused for h in self.hands), hand.held)
@@ -172,7 +174,7 @@ class Crew:
         if not self.all_ready:
             raise _error(answer, hand.where)
         # It keeps its place, so that no other worker is started there to find the same.
-        hand.refused = True
+        hand.refused = answer
         self.say(f"{hand.where} is left out: {answer.message}")
 
     def _take(self, hand: Hand, queue: Queue, receive: Callable[[Block, Some], None]) -> None:

@@ -51,7 +51,8 @@ class Cluster:
             nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
             size = size_of(nodes, self.wanted, models.weights(self.model, self.space) < 4 * models.SMALL)
             statistics = str(self.statistics.resolve()) if self.statistics else None
-            arguments = (settings, self.model, str(self.space.root), statistics, list(self.questions), size.device)
+            where = (str(self.space.root), statistics, list(self.questions), size.device, size.cpus)
+            arguments = (settings, self.model, *where)
             with crew(ray, size, ReplayWorker, arguments, say) as workers:
                 yield Spread(settings, workers, self.grid)
 
@@ -99,8 +100,9 @@ class ReplayWorker:
         statistics: str | None,
         questions: Sequence[Question],
         device: str,
+        cpus: int,
     ):
-        calm()
+        calm(cpus)
         self.settings, self.model, self.root, self.device = settings, model, root, device
         self.statistics = Path(statistics) if statistics else None
         self.asked = {q.problem: q for q in questions}

@@ -61,6 +61,7 @@ class Cluster:
                 size.device,
                 self.slots,
                 str(data.place() or ""),
+                size.cpus,
             )
             with crew(ray, size, StudyWorker, arguments, say) as workers:
                 yield Spread(study, workers, self.slots)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cask_eval.cluster.messages import Ready, Refused, Some, answer, answers
+from cask_eval.engine import capacity
 from cask_eval.engine.usage import Usage
 from cask_eval.errors import CaskError, DriftError
 from cask_eval.ledger.events import Environment, Register
@@ -19,7 +20,8 @@ from cask_eval.workspace import Workspace
 
 
 class StudyWorker:
-    """`root` is the workspace, at the same path on every node; `place` where the driver looks for data first."""
+    """`root` is the workspace, at the same path on every node; `place` where the driver looks for data first. cpus:
+    that it has to itself, 0 where it has a GPU."""
 
     def __init__(
         self,
@@ -30,8 +32,9 @@ class StudyWorker:
         device: str,
         slots: int | None,
         place: str,
+        cpus: int,
     ):
-        calm()
+        calm(cpus)
         self.root, self.registered, self.device, self.place = root, registered, device, place or None
         self.about = (registration, seed_root, device, slots)
 
@@ -74,8 +77,11 @@ class _AllBut:
         return key not in self.wanted
 
 
-def calm() -> None:
-    """Libraries that log on load may not fill the cluster's logs; a worker has no terminal."""
+def calm(cpus: int) -> None:
+    """Libraries that log on load may not fill the cluster's logs, as a worker has no terminal; and of its node's memory
+    it takes what it takes of its CPUs."""
+    if cpus:
+        capacity.only(cpus / (os.cpu_count() or cpus))
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

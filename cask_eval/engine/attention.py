@@ -30,16 +30,17 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """query [B, Hq, q, D], key and value [B, H, C, D] → ([B, q, Hq, D], None).
 
-    slots: where the keys came from, a SlotCache (`slots.mask(layer)` [B, H or 1, q, C] says which entries each query
-    sees) or a CaptureCache (whole prompts: causal); it sees the queries. Without slots: causal.
+    slots: where the keys came from, a SlotCache or a CaptureCache; it sees the queries, and `slots.mask(layer)`
+    [B or 1, H or 1, q, C] says which entries each query sees. Where that is None, and without slots: causal.
     """
     batch, heads, queries, dim = query.shape
+    mask = None
     if slots is not None:
         slots.see(module.layer_idx, query, key, scaling)
-    if slots is None or not hasattr(slots, "mask"):
+        mask = slots.mask(module.layer_idx)
+    if mask is None:
         out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
-    mask = slots.mask(module.layer_idx)
     if queries == 1 and kernels.use("attention", query):
         from cask_eval.engine.kernels import attention  # with Triton
 

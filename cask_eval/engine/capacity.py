@@ -27,8 +27,17 @@ COPIES = 3
 
 MEMINFO = Path("/proc/meminfo")
 
+# Of the machine's memory, what this process may count on: less where others like it run beside it.
+_mine = 1.0
+
 # Logits as they come, and as sampling sorts and sums them (fp32 and fp64).
 LOGIT_BYTES = 32
+
+
+def only(share: float) -> None:
+    """From now on this process counts on `share` of the machine's free memory (a GPU's is its own)."""
+    global _mine
+    _mine = min(1.0, share)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -41,8 +50,8 @@ def free_bytes(device: torch.device) -> int:
         # Not what is free, which is little on a machine that has been on for a while: caches give way.
         found = re.search(r"^MemAvailable: +(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
         if found:
-            return int(found[1]) << 10
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+            return int((int(found[1]) << 10) * _mine)
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 * _mine)
 
 
 def slot_bytes(model: PreTrainedModel, policy: Policy, capacity: int) -> int:

@@ -33,8 +33,11 @@ RECORD_AFTER = 12
 # Steps until an event that never comes.
 _NEVER = 1 << 62
 
-# What a step adds to each of the host's counters (`_Run`): wait, chance, left, widest, behind.
-_STEP = np.array([[-1], [-1], [-1], [1], [1]])
+# What a step adds to each of the host's counters (`_Run`): wait, chance, left, widest, behind, due.
+_STEP = np.array([[-1], [-1], [-1], [1], [1], [0]])
+
+# Of the steps between two events of a sequence, the share that it may stand still for the sake of company.
+_PATIENCE = 1 / 8
 
 __all__ = ["MeterMismatch", "Outcome", "Probe", "Request", "generate"]
 
@@ -74,14 +77,17 @@ def generate(
     poll: int | None = None,
     probe: Probe | None = None,
     usage: Usage | None = None,
+    patience: int | None = None,
 ) -> Iterator[Outcome]:
     """Run every request; outcomes come in the order they finish.
 
     schedule: the policy's own at some budget (`policy.schedule(budget)`), or one part of it where it has several
     chains. slots: sequences in flight at once, by default as many as there is room for (`capacity.fitting`). poll:
     steps between looks at which sequences have stopped (default 1 on CPU, 8 on an accelerator, where a look is a
-    synchronisation). usage: is added to. In fp32 a trial's tokens do not depend on its company; in 16-bit types products
-    round differently in batches of another size, which can decide a near-tie.
+    synchronisation). usage: is added to. patience: decode steps that a sequence whose event is due may stand still
+    until others are due, because an event costs nearly as much for one sequence as for many (default: an eighth of
+    the steps between events; what is not recorded waits for nobody). In fp32 a trial's tokens do not depend on its
+    company; in 16-bit types products round differently in batches of another size, which can decide a near-tie.
 
     Raises ModelError when the model is not on the slot attention, MethodError before the first forward when a prompt
     does not fit the budget, FloatingPointError on NaN scores or logits, MeterMismatch.
@@ -89,7 +95,7 @@ def generate(
     pending = checked(model, requests, policy, schedule)
     if not pending:
         return
-    run = _Run(model, policy, schedule, sampling, pending, slots, probe, usage)
+    run = _Run(model, policy, schedule, sampling, pending, slots, probe, usage, patience)
     try:
         yield from _outcomes(run, poll or (1 if run.device.type == "cpu" else 8))
     finally:
@@ -100,7 +106,7 @@ def generate(
 
 def _outcomes(run: _Run, poll: int) -> Iterator[Outcome]:
     since = 0
-    while run.active or run.pending:
+    while run.busy:
         try:
             run.admit()
             if run.active and not run.any_at_limit():
@@ -115,34 +121,48 @@ def _outcomes(run: _Run, poll: int) -> Iterator[Outcome]:
             since = 0
 
 
+def _recordable(model: PreTrainedModel, policy: Policy) -> bool:
+    """Whether a step is the same operators every time: observers are other people's Python, packed entries move as they
+    grow, and experts are chosen by the tokens."""
+    config = model.config.get_text_config()
+    experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    observed = any(hasattr(part, "observe") for part in policy.parts)
+    return not (observed or policy.footprint.packing or experts)
+
+
 class _Run(Flight):
     """Sequences that choose their own tokens. What a step does on the device (`forward`) is always the same for as many
     rows and columns; where nothing in it needs the host, it is recorded once for each (`engine.recorded`).
 
     The host counts in arrays, one number a slot: `wait` decode forwards until the next certain event, `chance` until a
-    boundary may fire one, `left` until the length limit, `widest` the entries of the head that holds most. What
-    `Running` says is brought up to date (`settle`) only where it is read.
+    boundary may fire one, `left` until the length limit, `widest` the entries of the head that holds most, `due` 1
+    while an event is. What `Running` says is brought up to date (`settle`) only where it is read.
+
+    A sequence whose event is due stands still (`moving`) until the event comes; steps leave no trace of it. Sequences
+    that once had an event together stay together, so that there are soon no more groups than `patience` keeps apart.
     """
 
-    def __init__(self, model, policy: Policy, schedule: Schedule, sampling, pending: deque, slots, probe, usage):
-        super().__init__(model, policy, schedule, pending, lambda _: sampling.max_new_tokens, slots, probe, usage)
-        self.sampling = sampling
-        self.token, self.written, self.occupied = self.state(), self.state(), self.state()
+    def __init__(
+        self, model, policy: Policy, schedule: Schedule, sampling, pending: deque, slots, probe, usage, patience=None
+    ):
+        recorded = _recordable(model, policy)
+        if patience is None:
+            patience = int(schedule.delta * _PATIENCE) if schedule.trigger not in ("never", "every_step") else 0
+        self.recorded, self.patience, self.stood = recorded, patience if recorded else 0, 0
+        # What stands still has the next token's entry beyond those that the schedule knows of.
+        spare = int(self.patience > 0)
+        super().__init__(
+            model, policy, schedule, pending, lambda _: sampling.max_new_tokens, slots, probe, usage, spare
+        )
+        self.sampling, self.spare = sampling, spare
+        self.token, self.written, self.moving = self.state(), self.state(), self.state(dtype=torch.bool)
         self.uniform = self.state(sampling.max_new_tokens + 1, dtype=torch.float64) if sampling.temperature else None
         self.stop = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=self.device)
         self.boundaries = torch.tensor(schedule.boundaries, dtype=torch.int64, device=self.device)
         self.done.fill_(True)  # as a slot without a sequence is: nothing is metered there
-        self.counters = np.zeros((5, self.slots), dtype=np.int64)
-        self.wait, self.chance, self.left, self.widest, self.behind = self.counters
-        self.recorded = self._recordable()
+        self.counters = np.zeros((6, self.slots), dtype=np.int64)
+        self.wait, self.chance, self.left, self.widest, self.behind, self.due = self.counters
         self._forget()
-
-    def _recordable(self) -> bool:
-        """Whether a step is the same operators every time: observers are other people's Python, packed entries move as
-        they grow, and experts are chosen by the tokens."""
-        config = self.model.config.get_text_config()
-        experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-        return not (self.cache.observers or self.footprint.packing or experts)
 
     def _forget(self) -> None:
         """Have no recordings, and no memory that they shared."""
@@ -152,10 +172,10 @@ class _Run(Flight):
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.of_capacity = self.cache.capacity
         # Columns come in eighths of what there is, so that a growing cache needs few recordings.
-        self.grain = max(16, -(-self.cache.capacity // 128) * 16) if self.recorded else 16
+        self.grain = max(16, -(-(self.cache.capacity - self.spare) // 128) * 16) if self.recorded else 16
 
     def enter(self, target: Tensor, wave: list[Request]) -> None:
-        self.occupied[target] = 1
+        self.moving[target] = True
         if self.uniform is not None:
             draws = np.stack([uniforms(r.seed, self.sampling.max_new_tokens + 1) for r in wave])
             self.uniform[target] = torch.from_numpy(draws).to(self.device)
@@ -172,7 +192,7 @@ class _Run(Flight):
         self.wait[slot] = _NEVER if row.wait is None else row.wait
         self.chance[slot] = row.chance if self.schedule.boundaries else _NEVER
         self.left[slot] = self.sampling.max_new_tokens - 1 - row.step
-        self.widest[slot], self.behind[slot] = row.widest, 0
+        self.widest[slot], self.behind[slot], self.due[slot] = row.widest, 0, 0
 
     def settle(self, slot: int) -> Running:
         """The row's book, up to date."""
@@ -183,38 +203,66 @@ class _Run(Flight):
         return row
 
     def step(self) -> None:
-        """One decode forward for every occupied slot, with the choice of the next tokens, then the events that are
-        due."""
+        """One decode forward for every sequence that does not wait for an event, with the choice of the next tokens,
+        then the events that do not wait any longer."""
         n = self.active
-        width = self.width(1 + int(self.widest[:n].max()))
+        if self.due[:n].all():
+            self.events()
+        moving = self.due[:n] == 0
+        if self.patience:  # what is written for those that stand still must fall somewhere
+            self.make_room(1 + int(self.widest[:n].max()))
+        width = self.width(1 + int(self.widest[:n][moving].max()))
         fed = self.token[:n].clone() if self.schedule.boundaries else None
         rows = self._rows(n) if self.recorded else n
         self.usage.step(rows, width, n)
         logits = self._replayed(rows, width) if self.recorded else self.forward(rows, width)
-        self.counters[:, :n] += _STEP
+        self.counters[:, :n] += _STEP * moving
         if self.footprint.packing:
             self.cache.store.settle([self.settle(slot).book.resident for slot in range(n)])
-        due = np.flatnonzero(self.wait[:n] == 0).tolist()
+        self._await(moving, fed)
+        if self.probe:
+            at = np.flatnonzero(moving).tolist()
+            self.probe.logits([self.running[i].request for i in at], logits[indices(at, self.device)])
+
+    def _await(self, moving: np.ndarray, fed: Tensor | None) -> None:
+        """Whose events have become due by the step of those that were `moving` and were `fed` these tokens; the events,
+        unless there is somebody to wait for."""
+        n = self.active
+        new = np.flatnonzero((self.wait[:n] == 0) & moving).tolist()
         if fed is not None:
             # Only where the text decides, the host must look at it.
-            asked = np.flatnonzero((self.chance[:n] <= 0) & (self.wait[:n] != 0)).tolist()
+            asked = np.flatnonzero((self.chance[:n] <= 0) & (self.wait[:n] != 0) & moving).tolist()
             if asked:
                 at = torch.isin(fed[indices(asked, self.device)], self.boundaries).tolist()
-                due = sorted([*due, *(slot for slot, boundary in zip(asked, at) if boundary)])
-        if due:
-            for slot in due:
-                self.settle(slot)
-            try:
-                self._compress(due)
-            except Exception:
-                # What these said last came before an event that was not carried out: none of them is done.
-                at = indices(due, self.device)
-                self.done[at] = self.ended[at]
-                raise
-            for slot in due:
-                self._count(slot)
-        if self.probe:
-            self.probe.logits([b.request for b in self.running], logits[:n])
+                new += [slot for slot, boundary in zip(asked, at) if boundary]
+        self.due[new] = 1
+        waiting = self.due[:n] == 1
+        if not waiting.any():
+            return
+        self.stood += waiting.sum() > len(new)  # the first one begins to wait now
+        # In how many steps the others come, at the earliest.
+        others = np.minimum(self.wait[:n], self.chance[:n])[~waiting].clip(1)
+        if not (others <= self.patience - self.stood).any():
+            self.events()
+        elif new:
+            self.moving[indices(new, self.device)] = False
+
+    def events(self) -> None:
+        """The events that are due."""
+        due = np.flatnonzero(self.due[: self.active]).tolist()
+        at = indices(due, self.device)
+        self.due[due], self.stood = 0, 0
+        self.moving[at] = True
+        for slot in due:
+            self.settle(slot)
+        try:
+            self._compress(due)
+        except Exception:
+            # What these said last came before an event that was not carried out: none of them is done.
+            self.done[at] = self.ended[at]
+            raise
+        for slot in due:
+            self._count(slot)
 
     def _rows(self, n: int) -> int:
         """Rows to compute for `n` sequences: rounded up, so that few recordings serve all numbers of them."""
@@ -240,11 +288,12 @@ class _Run(Flight):
 
     def forward(self, rows: int, width: int) -> Tensor | None:
         """What a step does on the device, for the first `rows` slots: logits [rows, V] for a probe, which recordings
-        would keep otherwise, too. Slots without a sequence are computed for nothing, and stay as they are."""
-        occupied, position = self.occupied[:rows], self.position[:rows]
-        read, held = self.cache.begin_step(rows, width, position)
-        self.metered[:rows] += read.masked_fill(self.done[:rows], 0)
-        self.metered_bytes[:rows] += held.masked_fill(self.done[:rows], 0)
+        would keep otherwise, too. What does not move is computed for nothing, and stays as it is."""
+        moving, position = self.moving[:rows], self.position[:rows]
+        read, held = self.cache.begin_step(rows, width, position, moving)
+        idle = self.done[:rows] | ~moving
+        self.metered[:rows] += read.masked_fill(idle, 0)
+        self.metered_bytes[:rows] += held.masked_fill(idle, 0)
         at = self.cache.fill[0, :rows, 0] if self.reindexed else position
         logits = self.model(
             input_ids=self.token[:rows, None],
@@ -253,8 +302,8 @@ class _Run(Flight):
             use_cache=True,
             slots=self.cache,
         ).logits[:, -1]
-        position += occupied
-        self.cache.advance(occupied)
+        position += moving
+        self.cache.advance(moving)
         self.choose(slice(0, rows), logits)
         return logits if self.probe else None
 
@@ -264,9 +313,9 @@ class _Run(Flight):
         self.choose(rows, logits)
 
     def choose(self, rows: slice, logits: Tensor) -> None:
-        """Choose the next token of these slots from their logits [rows, V]."""
-        written, done = self.written[rows], self.done[rows]
-        self.ended[rows] = done
+        """Choose the next token of these slots, of those that move, from their logits [rows, V]."""
+        written, done, moving = self.written[rows], self.done[rows], self.moving[rows]
+        self.ended[rows] = torch.where(moving, done, self.ended[rows])
         uniform = None
         if self.uniform is not None:
             # What a sequence says after its end needs no numbers of its own.
@@ -276,11 +325,12 @@ class _Run(Flight):
         # A logit row with NaN or without a finite maximum must not pass for an answer; -1 is caught when the trial
         # is collected.
         token = torch.where(torch.isfinite(logits.amax(-1)), token, -1)
-        self.token[rows] = token.clamp(min=0)
-        spare = self.history.shape[1] - 1
-        self.history[rows].scatter_(1, torch.where(done, spare, self.prompt[rows] + written)[:, None], token[:, None])
-        written += ~done
-        done |= (token[:, None] == self.stop).any(-1) | (token < 0) | (written >= self.sampling.max_new_tokens)
+        self.token[rows] = torch.where(moving, token.clamp(min=0), self.token[rows])
+        spare, speaks = self.history.shape[1] - 1, moving & ~done
+        self.history[rows].scatter_(1, torch.where(speaks, self.prompt[rows] + written, spare)[:, None], token[:, None])
+        written += speaks
+        last = (token[:, None] == self.stop).any(-1) | (token < 0) | (written >= self.sampling.max_new_tokens)
+        done |= moving & last
 
     def any_at_limit(self) -> bool:
         """Whether a sequence must have stopped by length alone; it may not take another step."""
@@ -288,16 +338,26 @@ class _Run(Flight):
 
     def collect(self) -> Iterator[Outcome]:
         """Hand out the finished trials and free their slots."""
-        done = self.done[: self.active].tolist()
-        for slot in reversed([i for i, d in enumerate(done) if d]):
+        done, fault = self._done(), None
+        if self.due[done].any():  # an event after the last token that was fed belongs to the trial
+            try:
+                self.events()
+            except Exception as error:
+                done, fault = self._done(), error
+        for slot in reversed(done):
             yield self._outcome(slot)
             self.remove(slot)
+        if fault:
+            raise fault
+
+    def _done(self) -> list[int]:
+        return [slot for slot, done in enumerate(self.done[: self.active].tolist()) if done]
 
     def remove(self, slot: int) -> None:
         final = self.active - 1
         self.counters[:, slot] = self.counters[:, final]
         super().remove(slot)
-        self.occupied[final], self.done[final] = 0, True
+        self.moving[final], self.done[final] = False, True
         self.cache.fill[:, final] = 0
 
     def _outcome(self, slot: int) -> Outcome:

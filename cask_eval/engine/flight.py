@@ -21,16 +21,14 @@ from cask_eval.engine.capacity import fitting
 from cask_eval.engine.contract import Compressed, Entries
 from cask_eval.engine.method import Policy
 from cask_eval.engine.model import geometry
+from cask_eval.engine.reading import READ_TOKENS, Reading
 from cask_eval.engine.regions import Regions, wiped
-from cask_eval.engine.slots import CaptureCache, SlotCache
+from cask_eval.engine.slots import SlotCache
 from cask_eval.engine.transfer import indices
 from cask_eval.engine.usage import Usage
 from cask_eval.errors import MethodError, ModelError
 from cask_eval.residency import Residency
 from cask_eval.schedule import Book, Schedule
-
-# Tokens read at once, padding included: the keys and values of prompts lie beside the slots for that long.
-READ_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ def checked(
 
 class Flight:
     """Slots, and what is known of the sequences in them. `room`: the most tokens that may follow a request's prompt.
-    `slots`: how many, None being as many as memory has room for (`capacity.fitting`). `usage` is added to.
+    `slots`: how many, None being as many as memory has room for (`capacity.fitting`). `usage` is added to. `spare`:
+    entries a head of which the schedule knows nothing.
 
     Subclasses feed tokens, and say what happens to the logits of a prompt's last token (`emit`) and to the state that
     they add when sequences enter slots (`enter`)."""
@@ -112,6 +111,7 @@ class Flight:
         slots: int | None,
         probe: Probe | None,
         usage: Usage | None = None,
+        spare: int = 0,
     ):
         self.usage = usage or Usage()
         self.model, self.policy, self.schedule, self.probe = model, policy, schedule, probe
@@ -125,13 +125,14 @@ class Flight:
         self.cache = SlotCache(
             self.geometry,
             self.slots,
-            max(1, capacity),
+            max(1, capacity) + spare,
             self.device,
             self.needs,
             self.footprint.packing,
             [part for part in policy.parts if hasattr(part, "observe")],
         )
         self.running: list[Running] = []  # slot i holds running[i]: occupied slots are always a prefix
+        self.reading: Reading | None = None
         self._state: list[Tensor] = []
         self.position, self.metered, self.metered_bytes = self.state(), self.state(), self.state()
         self.prompt, self.seed, self.event_count = self.state(), self.state(), self.state()
@@ -161,50 +162,47 @@ class Flight:
 
     # -- admission ---------------------------------------------------------------------------------------------
 
-    def admit(self) -> None:
-        """Fill free slots. Waits until an eighth of them is free, so that prompts run in company."""
-        free = self.slots - self.active
-        if not self.pending or (self.active and free < max(1, self.slots // 8)):
-            return
-        while free and self.pending:
-            wave = self._wave(free)
-            self._prefill(wave)
-            free -= len(wave)
+    @property
+    def busy(self) -> bool:
+        """Whether there is a sequence that is not through."""
+        return bool(self.running or self.pending or self.reading)
 
-    def _wave(self, free: int) -> list:
-        """Prompts to read in one forward, padded to the longest: at least one."""
-        wave, longest = [], 0
+    def admit(self) -> None:
+        """Fill free slots. Waits until an eighth of them is free, so that prompts run in company. Of prompts that take
+        several forwards one is done; the sequences that are in flight take a step before the next."""
+        free = self.slots - self.active
+        if not self.reading and (not self.pending or (self.active and free < max(1, self.slots // 8))):
+            return
+        while self.reading or (self.pending and self.active < self.slots):
+            self.reading = self.reading or Reading(self.model, self.geometry, self._wave(), self.cache)
+            self.reading.step()
+            if self.reading.left:
+                if self.running:
+                    return
+                continue
+            done, self.reading = self.reading, None
+            self.usage.prompts(done.places, done.lengths)
+            self._place(done)
+
+    def _wave(self) -> list:
+        """Prompts to read together, longest first: at least one."""
+        wave, longest, free = [], 0, self.slots - self.active
         while self.pending and len(wave) < min(free, 32):
             longest = max(longest, len(self.pending[0].prompt_ids))
             if wave and longest * (len(wave) + 1) > READ_TOKENS:
                 break
             wave.append(self.pending.popleft())
-        return wave
+        return sorted(wave, key=lambda r: -len(r.prompt_ids))
 
-    def _prefill(self, wave: list) -> None:
-        rows, lengths = len(wave), [len(r.prompt_ids) for r in wave]
-        longest = max(lengths)
-        self.usage.prompts(lengths)
-        # Prompts start at column 0; what follows a shorter one is invisible to it (causal) and never cached.
-        ids = torch.tensor([[*r.prompt_ids, *([0] * (longest - n))] for r, n in zip(wave, lengths)], device=self.device)
-        prompt = torch.tensor(lengths, device=self.device)
-        capture = CaptureCache(self.geometry, prompt, longest, self.needs, self.cache.observers)
-        last, column = torch.unique(prompt - 1, return_inverse=True)
-        logits = self.model(
-            input_ids=ids,
-            position_ids=torch.arange(longest, device=self.device).expand(rows, -1),
-            past_key_values=capture.layers_view,
-            use_cache=True,
-            logits_to_keep=last,
-            slots=capture,
-        ).logits[torch.arange(rows, device=self.device), column]
-
-        first = self.active
+    def _place(self, reading: Reading) -> None:
+        """Put the sequences whose prompts were read into free slots."""
+        wave, lengths, capture, logits = reading.wave, reading.lengths, reading.capture, reading.logits
+        rows, longest, first, prompt = len(wave), lengths[0], self.active, capture.lengths
         target = torch.arange(first, first + rows, device=self.device)
         for buffer in (*self._state, *self.measures.values()):
             buffer[target] = 0
         self.prompt[target] = self.position[target] = prompt
-        self.history[target, :longest] = ids
+        self.history[target, :longest] = reading.ids
         self.kept_min[target] = np.iinfo(np.int64).max
         self.seed[target] = torch.tensor([_signed(r.seed) for r in wave], device=self.device)
         self.enter(target, wave)
@@ -251,9 +249,13 @@ class Flight:
 
     def width(self, needed: int) -> int:
         """Columns to read for rows that hold up to `needed` entries a head, for which room is made."""
-        if needed > self.cache.capacity:  # some head holds more than the average: room for a whole cycle
-            self.cache.reserve(needed + self.schedule.delta)
+        self.make_room(needed)
         return min(self.cache.capacity, -(-needed // self.grain) * self.grain)
+
+    def make_room(self, needed: int) -> None:
+        """Capacity for `needed` entries a head: some head may hold more than the average."""
+        if needed > self.cache.capacity:
+            self.cache.reserve(needed + self.schedule.delta)  # for a whole cycle
 
     def _compress(self, due: list[int]) -> None:
         rows = [self.running[i] for i in due]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cask_eval.engine.flight import READ_TOKENS, Flight, Probe, Request, Running, checked
+from cask_eval.engine.flight import Flight, Probe, Request, Running, checked
 from cask_eval.engine.method import Policy
+from cask_eval.engine.reading import READ_TOKENS
 from cask_eval.engine.regions import Regions
 from cask_eval.errors import MethodError
 from cask_eval.fidelity import Tokens
@@ -92,7 +93,7 @@ def replay(
     if not pending:
         return
     run = _Run(model, policy, schedule, pending, slots, full, chunk, probe)
-    while run.active or run.pending:
+    while run.busy:
         run.admit()
         yield from run.collect()
         if run.active:

@@ -60,6 +60,7 @@ class SlotCache:
         self.layers_view = Cache(layers=[_SlotLayer(self, i) for i in range(g.layers)])
         self._rows, self._width = slots, capacity
         self._position: Tensor | None = None  # [rows, q]: where the step's tokens stand, -1 for none
+        self._moving: Tensor | None = None
         self._mask: Tensor | None = None
         self._block: _Block | None = None
 
@@ -80,13 +81,18 @@ class SlotCache:
 
     # -- a decode step -------------------------------------------------------------------------------------------
 
-    def begin_step(self, rows: int, width: int, position: Tensor) -> tuple[Tensor, Tensor]:
+    def begin_step(
+        self, rows: int, width: int, position: Tensor, moving: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reserve one entry in each of the first `rows` slots for the token at logical `position` [rows].
 
-        `width` bounds the entries any row uses after the append. Returns what attention will read per row, counted
-        from the storage itself: entries, summed over layers and heads, and all bytes held; [rows] int64 each.
+        `width` bounds the entries any row uses after the append. moving: [rows] bool, the slots that take the step;
+        what is computed for the others leaves no trace, and may read and write beyond `width`. Returns what attention
+        will read per row, counted from the storage itself: entries, summed over layers and heads, and all bytes held;
+        [rows] int64 each.
         """
         self._rows, self._width, self._position, self._block = rows, width, position[:, None], None
+        self._moving = moving
         fill = self.fill[:, :rows]
         self.positions[:, :rows].scatter_(-1, fill[..., None], position[None, :, None, None].expand(*fill.shape, 1))
         # An observer may have written where no entry was yet.
@@ -99,7 +105,10 @@ class SlotCache:
             self._mask = self._biased(slice(None), self._mask)
         if self.needs.queries:
             at = (position % self.needs.queries)[:, None]
-            self.query_positions[:rows].scatter_(1, at, position[:, None])
+            newest = position[:, None]
+            if moving is not None:
+                newest = torch.where(moving[:, None], newest, self.query_positions[:rows].gather(1, at))
+            self.query_positions[:rows].scatter_(1, at, newest)
         counts = visible.sum((0, 2, 3))
         held = self.store.used_bytes(rows, counts) + self._fixed_bytes
         for name, trait in self.needs.traits.items():
@@ -179,7 +188,10 @@ class SlotCache:
                 at = self._block.ring.clamp_min(0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
                 ring.copy_(torch.where(self._block.renewed[:, None, :, None], query.gather(2, at), ring))
             else:
-                ring.scatter_(2, (self._position % w).view(-1, 1, 1, 1).expand_as(query), query)
+                at, newest = (self._position % w).view(-1, 1, 1, 1).expand_as(query), query
+                if self._moving is not None:
+                    newest = torch.where(self._moving.view(-1, 1, 1, 1), query, ring.gather(2, at))
+                ring.scatter_(2, at, newest)
         if self.observers:
             mask = self.mask(layer)
             traits = {k: v[layer, : self._rows, :, : self._width] for k, v in self._watched().items()}
@@ -216,7 +228,7 @@ class SlotCache:
 
     def forget_step(self) -> None:
         """Let go of what the last step left."""
-        self._position = self._mask = self._block = None
+        self._position = self._moving = self._mask = self._block = None
 
     def advance(self, count: Tensor) -> None:
         """Take over `count` [rows] int64 of the entries that `begin_step` or `begin_block` reserved in each slot; what
@@ -279,13 +291,15 @@ class SlotCache:
     def entries(self, slots: Tensor, width: int, **about: Tensor) -> Entries:
         """What the given slots [R] hold, as a method sees it. `about`: the other fields of `Entries`."""
         keys, values = self.store.read(slots, width)
+        # Beyond what a head holds may stand what was reserved and not taken over.
+        beyond = torch.arange(width, device=self.fill.device) >= self.fill[:, slots, :, None]
         queries = at = None
         if self.needs.queries:
             queries, at = _oldest_first(self.queries[:, slots], self.query_positions[slots])
         return Entries(
             keys=keys,
             values=values,
-            positions=self.positions[:, slots, :, :width],
+            positions=self.positions[:, slots, :, :width].masked_fill(beyond, -1),
             geometry=self.geometry,
             queries=queries,
             query_positions=at,
@@ -414,8 +428,8 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class CaptureCache:
-    """Collects what one forward over whole prompts leaves: keys and values [L, R, H, P, D], the newest queries
-    [L, R, Hq, W, D] with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
+    """Collects what forwards over prompts leave: keys and values [L, R, H, P, D], the newest queries [L, R, Hq, W, D]
+    with query_positions [R, W], and traits [L, R, H, P] as the observers made them.
 
     lengths: [R] int64 prompt lengths; what lies behind a shorter prompt is not part of it.
     """
@@ -426,9 +440,10 @@ class CaptureCache:
         g, rows, self.lengths = geometry, lengths.shape[0], lengths
         self.geometry, self.needs, self.observers = g, needs or Needs(), tuple(observers)
         w = self.needs.queries
-        self.keys = torch.empty(g.layers, rows, g.kv_heads, width, g.head_dim, dtype=g.dtype, device=lengths.device)
-        self.values = torch.empty_like(self.keys)
-        self.queries = self.keys.new_empty(g.layers, rows, g.query_heads, w, g.head_dim)
+        # Zero where a prompt has ended: what no query sees must still be finite, as nothing times NaN is NaN.
+        self.keys = torch.zeros(g.layers, rows, g.kv_heads, width, g.head_dim, dtype=g.dtype, device=lengths.device)
+        self.values = torch.zeros_like(self.keys)
+        self.queries = self.keys.new_zeros(g.layers, rows, g.query_heads, w, g.head_dim)
         self.layers_view = Cache(layers=[_CaptureLayer(self, i) for i in range(g.layers)])
         self.positions = torch.arange(width, device=lengths.device).expand(rows, width)
         self.positions = self.positions.masked_fill(self.positions >= lengths[:, None], -1)
@@ -446,6 +461,21 @@ class CaptureCache:
         newest = lengths[:, None] - 1
         self.query_positions = newest - (newest - slot) % w if w else slot.expand(rows, 0)
         self.query_positions = self.query_positions.clamp_min(-1)
+        self.begin(rows, 0, width)
+
+    def begin(self, rows: int, start: int, stop: int) -> None:
+        """The next forward takes tokens `start` … `stop` of the first `rows` prompts, all before having been read."""
+        self.rows, self.part = rows, slice(start, stop)
+        columns = torch.arange(stop, device=self.lengths.device)
+        self._mask = (columns <= columns[self.part, None])[None, None] if start else None
+
+    def mask(self, layer: int) -> Tensor | None:
+        """[1, 1, q, C] bool: which of the tokens read so far each query sees; None where that is simply causal."""
+        return self._mask
+
+    def prefix(self, layer: int) -> None:
+        """As of a SlotCache. Prompts are read by the eager operators, one last token by itself, too."""
+        return None
 
     def entries(self, **about: Tensor) -> Entries:
         """What the prompts leave, as a method sees it. `about`: the other fields of `Entries`."""
@@ -466,24 +496,36 @@ class CaptureCache:
         )
 
     def see(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        rows, start, stop = self.rows, self.part.start, self.part.stop
         if self.needs.queries:
-            at = self.query_positions.clamp_min(0)[:, None, :, None]
-            self.queries[layer] = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
+            at = self.query_positions[:rows] - start
+            here = ((at >= 0) & (at < stop - start))[:, None, :, None]
+            at = at.clamp(0, stop - start - 1)[:, None, :, None]
+            new = query.gather(2, at.expand(-1, query.shape[1], -1, query.shape[3]))
+            held = self.queries[layer, :rows]
+            held.copy_(torch.where(here, new, held))
         if self.observers:
-            traits = {k: v[layer] for k, v in self.traits.items() if not self.needs.traits[k].shared}
-            columns = torch.arange(query.shape[2], device=query.device)
-            exists = self.positions >= 0
-            for part in _pieces(query, len(columns)):
-                mask = (columns <= columns[part, None]) & exists[:, None, None, None, :]
+            watched = {k: v for k, v in self.traits.items() if not self.needs.traits[k].shared}
+            traits = {k: v[layer, :rows, :, :stop] for k, v in watched.items()}
+            columns = torch.arange(stop, device=query.device)
+            exists = self.positions[:rows, :stop] >= 0
+            for part in _pieces(query, stop):
+                at = slice(start + part.start, start + part.stop)
+                mask = (columns <= columns[at, None]) & exists[:, None, None, None, :]
                 attention = _attention(query[:, :, part], key, mask, scaling)
                 for observer in self.observers:
-                    observer.observe(layer, attention, traits, self.positions[:, part])
+                    observer.observe(layer, attention, traits, self.positions[:rows, at])
 
 
 class _CaptureLayer(_SlotLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
-        self.cache.keys[self.layer], self.cache.values[self.layer] = key_states, value_states
-        return key_states, value_states
+        capture, found = self.cache, []
+        for whole, new in ((capture.keys, key_states), (capture.values, value_states)):
+            mine = whole[self.layer, : capture.rows]
+            mine[:, :, capture.part] = new
+            # What was just made is read as it is where there is nothing before it.
+            found.append(mine[:, :, : capture.part.stop] if capture.part.start else new)
+        return found[0], found[1]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0

@@ -35,8 +35,8 @@ class Usage:
         self.trial_rows += steps
         self.trial_columns += round(entries_per_head)
 
-    def prompts(self, lengths: list[int]) -> None:
-        self.prompt_places += len(lengths) * max(lengths)
+    def prompts(self, places: int, lengths: list[int]) -> None:
+        self.prompt_places += places
         self.prompt_tokens += sum(lengths)
 
     def text(self) -> str:

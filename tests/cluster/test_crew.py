@@ -179,6 +179,13 @@ def test_a_worker_that_comes_later_with_other_code_is_left_out():
     assert next(ray.numbers) == 3  # nobody else is started in its place
 
 
+def test_nobody_waits_for_workers_that_will_not_run_anything():
+    refused = Refused("DriftError", "locked.methods.alpha was 1, is 2", Ready("other", 7))
+    ray = Ray(lambda n: Worker(n, life=2, answer=refused if n else None), nodes=({"CPU": 1.0},))
+    with pytest.raises(DriftError, match="no worker is left but those that differ; worker 7 on other: locked"):
+        run(ray, trials=60)
+
+
 def test_workers_in_different_environments_are_refused():
     other = HERE.model_copy(update={"packages": {"torch": "3"}})
     with pytest.raises(DriftError, match="worker 1 on b: its environment .* worker 0 on a: torch is 3, not 2"):

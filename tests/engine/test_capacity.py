@@ -53,6 +53,10 @@ def test_free_memory_is_known(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal:       24677472 kB\nMemFree:   100 kB\nMemAvailable:   21000000 kB\n")
     monkeypatch.setattr(capacity, "MEMINFO", tmp_path / "meminfo")
     assert free_bytes(cpu) == 21_000_000 * 1024
+    for share, left in ((1 / 4, 21_000_000 * 256), (3.0, 21_000_000 * 1024)):  # with others beside it
+        monkeypatch.setattr(capacity, "_mine", 1.0)
+        capacity.only(share)
+        assert free_bytes(cpu) == left
     monkeypatch.setattr(capacity, "MEMINFO", tmp_path / "none")
     assert 1 << 20 < free_bytes(cpu) < 1 << 50
 

@@ -150,7 +150,7 @@ def at_once(monkeypatch):
 
 
 def plainly(monkeypatch):
-    monkeypatch.setattr(decode._Run, "_recordable", lambda self: False)
+    monkeypatch.setattr(decode, "_recordable", lambda model, policy: False)
 
 
 PRESETS = {
