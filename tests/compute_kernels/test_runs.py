@@ -101,7 +101,7 @@ def test_recorded_steps_keep_the_kernel(model, device, tmp_path_factory, use, mo
     use("attention")
     monkeypatch.setattr(decode, "RECORD_AFTER", 1)  # what is compiled first cannot be captured
     recorded = run(model, requests(3), policy, 28, sampling, slots=3)
-    monkeypatch.setattr(decode._Run, "_recordable", lambda self: False)
+    monkeypatch.setattr(decode, "_recordable", lambda model, policy: False)
     assert run(model, requests(3), policy, 28, sampling, slots=3) == recorded
 
 
