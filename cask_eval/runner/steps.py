@@ -27,7 +27,16 @@ from cask_eval.ledger.events import (
 from cask_eval.ledger.lineage import manifests, shared
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, full_arms, is_step, keys_root, search_keys, step_config
+from cask_eval.protocol.keys import (
+    Grid,
+    dev_keys,
+    expected_keys,
+    full_arms,
+    is_step,
+    keys_root,
+    search_keys,
+    step_config,
+)
 from cask_eval.protocol.load import load
 from cask_eval.protocol.model import REFERENCE
 from cask_eval.records.model import Record
@@ -151,7 +160,7 @@ def tune(workspace: Workspace, name: str, place: Place, watch: Watch) -> Event:
         if state.dev_run is None:
             expected = dev_keys(protocol, ids)
             # How many budgets a search will try is not known; its trials show as tokens only.
-            watch.start(len(expected), len(store.done.intersection(expected)))
+            watch.start(len(expected), sum(key in expected for key in store.done))
             with place.bench(study, state, watch.say) as bench:
                 matched = _matched(study, grounds, bench, store, watch)
                 _say_usage(bench, watch)
@@ -427,12 +436,12 @@ def _commit(store: RecordStore, workspace: Workspace) -> RecordsCommit:
     return store.commit(workspace.root)
 
 
-def _complete(store: RecordStore, expected: list) -> None:
+def _complete(store: RecordStore, expected: Grid) -> None:
     done = store.done
     missing = [k for k in expected if k not in done]
     if missing:
         raise StateError(f"{len(missing)} trials have no record, the first being {missing[0]}; run the command again")
-    extra = done - set(expected)
+    extra = [key for key in done if key not in expected]
     if extra:
         raise DriftError(
             f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "
