@@ -8,19 +8,21 @@ kept while there are few; of many, whoever needs them gets them parsed again, on
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from cask_eval import jsonl
 from cask_eval.canonical import leaf_hash, merkle_root_of
 from cask_eval.errors import CaskError, RecordError
 from cask_eval.ledger.events import SegmentCommit
 from cask_eval.protocol.keys import Key
+from cask_eval.records.keys import Keys
 from cask_eval.records.model import Record, ResidencyRecord
-from cask_eval.records.segments import shared
 from cask_eval.records.store import canonical_lines, parse
 
 MAX_LINE = 64 << 20
@@ -32,32 +34,113 @@ SPARE = 10_000
 # several times as large.
 KEPT = 64 << 20
 
+# Bytes of a seed, of what stands for an output, and of a leaf hash.
+_SHORT, _LEAF = 16, 32
+_NONE = bytes(_SHORT)
+
+
+class About(NamedTuple):
+    """What many records of a study have alike. `failed`: whether the trial did."""
+
+    study: str
+    registration: str
+    grader: str
+    failed: bool
+
 
 class Row(NamedTuple):
     """What is kept of every record. `leaf` stands for all that is committed to (`canonical.leaf_hash` of
     `records.store.evidence_of`), `output` for its token ids; b"" where there are none."""
 
     key: Key
-    study: str
-    registration: str
+    about: About
     problem_digest: str
     seed: str
-    failed: bool
-    grader: str
     output: bytes
     leaf: bytes
-
-    @classmethod
-    def of(cls, r: Record, leaf: bytes) -> Row:
-        ids = hashlib.blake2b(repr(r.output_ids).encode(), digest_size=16).digest() if r.output_ids else b""
-        texts = map(sys.intern, (r.study, r.registration, r.problem_digest, r.seed))
-        return cls(shared(r.key), *texts, r.status == "failed", sys.intern(r.grade.grader), ids, leaf)
 
     @property
     def where(self) -> str:
         """Phase, cell, arm, problem and sample."""
         phase, cell, arm, _, problem, sample = self.key
         return f"{phase}/{cell}/{arm}/{problem}/{sample}"
+
+    @property
+    def drawn(self) -> bytes:
+        """What stands for seed and output."""
+        return bytes.fromhex(self.seed) + self.output
+
+
+class Rows(Sequence[Row]):
+    """The rows of a file by columns: 88 bytes each, beside the texts that they share. A row is made when it is asked
+    for."""
+
+    def __init__(self) -> None:
+        self.keys = Keys()
+        self._abouts, self._digests = _Column(), _Column()
+        self._seeds, self._outputs, self._leaves = bytearray(), bytearray(), bytearray()
+
+    def append(self, r: Record, leaf: bytes) -> None:
+        self.keys.append(r.key)
+        self._abouts.append(About(r.study, r.registration, r.grade.grader, r.status == "failed"))
+        self._digests.append(r.problem_digest)
+        self._seeds += bytes.fromhex(r.seed)
+        said = repr(r.output_ids).encode()
+        self._outputs += hashlib.blake2b(said, digest_size=_SHORT).digest() if r.output_ids else _NONE
+        self._leaves += leaf
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        at = range(len(self))[index]
+        output = bytes(self._outputs[_SHORT * at : _SHORT * (at + 1)])
+        return Row(self.keys[at], self._abouts[at], self._digests[at],
+                   self._seeds[_SHORT * at : _SHORT * (at + 1)].hex(), b"" if output == _NONE else output,
+                   self._leaf(at))  # fmt: skip
+
+    def _leaf(self, at: int) -> bytes:
+        return bytes(self._leaves[_LEAF * at : _LEAF * (at + 1)])
+
+    @property
+    def abouts(self) -> Mapping[About, int]:
+        """What the rows are about, and how many of them, in the order in which it first comes."""
+        return self._abouts.counts()
+
+    def in_order(self) -> Iterator[Key]:
+        """The keys, sorted."""
+        return (self.keys[at] for at in map(int, self.keys.order()))
+
+    def roots(self, counts: Iterable[int], first: int = 0) -> dict[int, str]:
+        """Count → root of the rows from the first on that stand in front of it, as in `records.segments.commit`. The
+        time is in proportion to the sum of the counts: each is a tree of its own."""
+        order = self.keys.order(first)
+        return {count: merkle_root_of(self._leaf(int(at)) for at in order[order < count]) for count in set(counts)}
+
+
+class _Column:
+    """Values of which many are alike, four bytes each."""
+
+    def __init__(self) -> None:
+        self._codes, self._code_of, self._values = array("I"), {}, []
+
+    def append(self, value: Hashable) -> None:
+        code = self._code_of.setdefault(value, len(self._values))
+        if code == len(self._values):
+            self._values.append(value)
+        self._codes.append(code)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._values[self._codes[at]]
+
+    def counts(self) -> dict[Any, int]:
+        found = np.bincount(np.asarray(self._codes), minlength=len(self._values)).tolist()
+        return dict(zip(self._values, found, strict=True))
 
 
 class Segment(NamedTuple):
@@ -75,7 +158,7 @@ class RecordFile:
     hold."""
 
     path: str
-    rows: Sequence[Row]
+    rows: Rows
     records: Sequence[Record]
     faults: tuple[str, ...]
     torn: bool
@@ -94,8 +177,9 @@ class Part(NamedTuple):
 def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
     """What is in `parts`, of which the last is the open segment; `root` is the workspace. Raises RecordError where a
     file is not what a file as committed could be."""
-    rows: list[Row] = []
-    records: list[Record] | None = []
+    rows = Rows()
+    # Packed, they are at least as many bytes.
+    records: list[Record] | None = [] if sum(part.file.stat().st_size for part in parts) <= KEPT else None
     faults: list[str] = []
     found: list[Segment] = []
     residencies: dict[tuple, ResidencyRecord] = {}
@@ -110,7 +194,7 @@ def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
             try:
                 record = parse(line, f"{part.path}:{number}")
                 canonical, leaf = canonical_lines(record)
-                rows.append(Row.of(record, leaf_hash(leaf)))
+                rows.append(record, leaf_hash(leaf))
                 if records is not None:
                     records.append(_sharing(record, residencies))
                     if size > KEPT:
@@ -128,18 +212,17 @@ def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
         if part is not parts[-1]:
             if lines.torn:
                 faults.append(f"{part.path}: the last line is incomplete")
-            found.append(Segment(part.path, _commit(rows[first:])))
+            found.append(Segment(part.path, _commit(rows, first)))
         if len(faults) > MAX_FAULTS:
             break
     kept = tuple(records) if records is not None else Again(sources, len(rows))
-    return RecordFile(path, tuple(rows), kept, tuple(faults), lines.torn, tuple(found))
+    return RecordFile(path, rows, kept, tuple(faults), lines.torn, tuple(found))
 
 
-def _commit(rows: Sequence[Row]) -> SegmentCommit | None:
-    if not rows:
-        return None
-    leaves = (row.leaf for row in sorted(rows, key=lambda row: row.key))
-    return SegmentCommit(count=len(rows), merkle_root=merkle_root_of(leaves))
+def _commit(rows: Rows, first: int) -> SegmentCommit | None:
+    """The rows from the first on."""
+    count = len(rows)
+    return SegmentCommit(count=count - first, merkle_root=rows.roots([count], first)[count]) if count > first else None
 
 
 class Again(Sequence):
