@@ -356,7 +356,7 @@ class _Loader:
             if gone:
                 self.absent[role] = f"{gone.path} is not there"
                 return None
-            return recorded.load(committed.path, parts, self.workspace.root)
+            return recorded.load(committed.path, parts, self.workspace.root, committed.count)
         except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[role] = str(error)
             self.faults.append(str(error))

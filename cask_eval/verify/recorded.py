@@ -20,13 +20,15 @@ from cask_eval import jsonl
 from cask_eval.canonical import leaf_hash, merkle_root_of
 from cask_eval.errors import CaskError, RecordError
 from cask_eval.ledger.events import SegmentCommit
-from cask_eval.protocol.keys import Key
+from cask_eval.protocol.keys import MAX_TRIALS, Key
 from cask_eval.records.keys import Keys
 from cask_eval.records.model import Record, ResidencyRecord
 from cask_eval.records.store import canonical_lines, parse
 
 MAX_LINE = 64 << 20
 MAX_FILE = 16 << 30
+# What the files of a phase may hold together: so much for each record that is committed to, or one file's bytes.
+MAX_RECORD = 256 << 10
 MAX_FAULTS = 10_000
 # Records beyond those that the ledger commits to which are read all the same, to say how many they are.
 SPARE = 10_000
@@ -174,9 +176,10 @@ class Part(NamedTuple):
     count: int
 
 
-def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
-    """What is in `parts`, of which the last is the open segment; `root` is the workspace. Raises RecordError where a
-    file is not what a file as committed could be."""
+def load(path: str, parts: Sequence[Part], root: Path, count: int) -> RecordFile:
+    """What is in `parts`, of which the last is the open segment; `root` is the workspace, `count` how many records the
+    ledger commits to in all. Raises RecordError where a file is not what a file as committed could be, or all together
+    are not."""
     rows = Rows()
     # Packed, they are at least as many bytes.
     records: list[Record] | None = [] if sum(part.file.stat().st_size for part in parts) <= KEPT else None
@@ -184,9 +187,9 @@ def load(path: str, parts: Sequence[Part], root: Path) -> RecordFile:
     found: list[Segment] = []
     residencies: dict[tuple, ResidencyRecord] = {}
     sources: list[_Source] = []
-    size = 0
+    size, room = 0, _Room(path, count)
     for part in parts:
-        lines, first = _Lines(part, root), len(rows)
+        lines, first = _Lines(part, root, room), len(rows)
         source = _Source(part, root)
         for number, line in enumerate(lines, 1):
             source.digest.update(line + b"\n")
@@ -279,13 +282,35 @@ def _sharing(record: Record, known: dict[tuple, ResidencyRecord]) -> Record:
     return record.model_copy(update={"residency": first}) if first is not own and first == own else record
 
 
+class _Room:
+    """What may still be read of all files of a phase together. The bound of one file does not bound them: there may be
+    any number of segments, and a ledger may say more of each than of all."""
+
+    def __init__(self, path: str, count: int):
+        self.path, self.count = path, count
+        self.most = max(MAX_FILE, min(count, MAX_TRIALS) * MAX_RECORD)
+        self.bytes, self.records = self.most, count + SPARE
+
+    def take(self, size: int, records: int) -> None:
+        """Raises RecordError when there is no room for so much."""
+        self.bytes -= size
+        self.records -= records
+        if self.bytes < 0:
+            raise RecordError(f"{self.path}: with its segments it holds more than {self.most} bytes")
+        if self.records < 0:
+            raise RecordError(
+                f"{self.path}: with its segments it holds more than the {self.count} records that were committed to"
+            )
+
+
 class _Lines:
     """The complete lines of a records file, one after the other: it may be large, and a packed one of a few bytes may
     unpack to anything. Nothing is read beyond the first thing that a file as committed does not have. Raises
     RecordError there. `torn`: whether an incomplete line ends it, known at the end."""
 
-    def __init__(self, part: Part, root: Path):
+    def __init__(self, part: Part, root: Path, room: _Room | None = None):
         self.path, self.where, self.count = part.file, part.file.relative_to(root).as_posix(), part.count
+        self.room = room
         self.packed = part.file.suffix == ".gz"
         self.torn = False
 
@@ -303,6 +328,8 @@ class _Lines:
             given += len(lines)
             if given > self.count + spare:
                 raise RecordError(f"{self.where}: {holds} more than the {self.count} records that were committed to")
+            if self.room:
+                self.room.take(len(piece), len(lines))
             yield from (line.removesuffix(b"\r") for line in lines)
         last = jsonl.split(rest)
         if last.torn and self.packed:
