@@ -57,7 +57,7 @@ class RecordStore:
             return
         seen, files = KeySet(), self.files
         for number, path in enumerate(files):
-            for record, _ in _records(path, jsonl.read_either(path), seen, files[:number]):
+            for record, _ in _records(path, jsonl.Stream(path), seen, files[:number]):
                 if all(w in (None, part) for w, part in zip(wanted, record.key[1:4])):
                     yield record
 
@@ -172,7 +172,7 @@ class RecordStore:
             return segments.commit(self._indices, path, len(self._indices) - 1)
         seen, files, names = KeySet(), self.files, Names()
         indices = [
-            _indexed(_records(file, jsonl.read_either(file), seen, files[:number]), names)
+            _indexed(_records(file, jsonl.Stream(file), seen, files[:number]), names)
             for number, file in enumerate(files)
         ]
         return segments.commit(indices, path, len(indices) - 1)
@@ -235,7 +235,7 @@ class _Forms:
         return jsonl.read(form) if form == self.plain else jsonl.read_packed(self.plain)
 
     def index(self, form: Path) -> Index:
-        return _indexed(_records(self.plain, self.read(form), KeySet()))
+        return _indexed(_records(self.plain, jsonl.Stream(self.plain, form), KeySet()))
 
     def not_committed(self, form: Path) -> str:
         remedy = "remove it and pack again" if self.both else "restore it before it is packed"
@@ -243,28 +243,29 @@ class _Forms:
 
 
 def _records(
-    path: Path, found: jsonl.Lines, seen: KeySet, before: Sequence[Path] = ()
+    path: Path, lines: jsonl.Stream, seen: KeySet, before: Sequence[Path] = ()
 ) -> Iterator[tuple[Record, int]]:
     """The records in a file, each with the length of its line; `seen` are the keys that came before, in the files
     `before` and in this one. Raises RecordError."""
-    for number, line in enumerate(found.lines, 1):
+    number = 0
+    for number, line in enumerate(lines, 1):
         record = parse(line, f"{path}:{number}")
         if not seen.add(record.key):
-            where = _earlier(record.key, path, found, before)
-            raise RecordError(f"{path}:{number}: {_show(record.key)} is already at {where}; a trial has one record")
+            at = f"{path}:{number}"
+            raise RecordError(f"{at}: {_show(record.key)} is already at {_earlier(record.key, path, lines, before)}; "
+                              "a trial has one record")  # fmt: skip
         yield record, len(line) + 1
-    if found.torn:
+    if lines.torn:
         remedy = "run the command that writes it again, it resumes there"
         if path.parent.suffix == ".segments":
             remedy = "it was complete once; restore it"
-        raise RecordError(f"{path}:{len(found.lines) + 1}: the last line is incomplete; {remedy}")
+        raise RecordError(f"{path}:{number + 1}: the last line is incomplete; {remedy}")
 
 
-def _earlier(key: Key, path: Path, found: jsonl.Lines, before: Sequence[Path]) -> str:
+def _earlier(key: Key, path: Path, own: jsonl.Stream, before: Sequence[Path]) -> str:
     """Where the first record of a key stands that comes twice."""
     for file in (*before, path):
-        lines = found.lines if file == path else jsonl.read_either(file).lines
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(own if file == path else jsonl.Stream(file), 1):
             if parse(line, f"{file}:{number}").key == key:
                 return f"line {number}" if file == path else f"{file}:{number}"
     raise RecordError(f"{path}: was changed while it was read; read it again")
@@ -279,7 +280,7 @@ def _indexed(records: Iterable[tuple[Record, int]], names: Names | None = None) 
 
 def _index(path: Path, names: Names) -> Index:
     """The index of a plain file, parsed. Raises RecordError."""
-    found = _indexed(_records(path, jsonl.read(path), KeySet()), names)
+    found = _indexed(_records(path, jsonl.Stream(path, path), KeySet()), names)
     if path.exists() and found.size != path.stat().st_size:
         # Line ends of another system are counted as they are.
         found.ends = array("Q", jsonl.ends(path))
