@@ -61,6 +61,15 @@ class RecordStore:
                 if all(w in (None, part) for w, part in zip(wanted, record.key[1:4])):
                     yield record
 
+    def failed(self) -> Iterator[Record]:
+        """The records with a failure; those that say that they have none are not parsed. Raises RecordError on a line
+        that is no record."""
+        for path in self.files:
+            for number, line in enumerate(jsonl.Stream(path), 1):
+                # No text can hold this: in a JSON text every quotation mark has a backslash before it.
+                if b'"failure":null' not in line and (record := parse(line, f"{path}:{number}")).failure:
+                    yield record
+
     def _found(self, *wanted: str | None) -> Iterator[Record]:
         for path, index in zip(self.files, self._indices, strict=True):
             rows = index.rows(*wanted)

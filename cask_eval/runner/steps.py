@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from cask_eval.canonical import digest
@@ -409,10 +410,10 @@ def _say_usage(bench: Runs, watch: Watch) -> None:
 
 def _say_failures(store: RecordStore, watch: Watch, fidelity: bool) -> None:
     """Failed trials count as wrong, replays as the worst; they are not outcomes, so naming them does not unblind."""
-    failed = [r for r in store.read() if r.failure]
-    for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
+    failed = sorted(((r.key, r.failure) for r in store.failed()), key=itemgetter(0))
+    for (cell, arm, config), group in groupby(failed, key=lambda pair: pair[0][1:4]):
         faults = list(group)
-        first = faults[0].failure
+        first = faults[0][1]
         counts = "count as the worst" if fidelity else "count as wrong"
         what = "failed and are not part of its mean cache" if is_step(config) else f"failed and {counts}"
         watch.say(

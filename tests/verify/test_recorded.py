@@ -88,8 +88,8 @@ def test_a_trial_of_the_analysis_takes_fifty_bytes(evidence):
     def each():
         for i, (cell, arm, problem, sample) in enumerate(keys):
             own = RegionsRecord(bins=1000 + i, empty=i, longest=1)
-            update = {"cell": cell, "arm": arm, "problem": problem, "sample": sample, "output_tokens": i, "regions": own}
-            yield first.model_copy(update=update)
+            update = {"cell": cell, "arm": arm, "problem": problem, "sample": sample}
+            yield first.model_copy(update={**update, "output_tokens": i, "regions": own})
 
     gc.collect()
     tracemalloc.start()
