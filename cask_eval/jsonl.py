@@ -216,11 +216,16 @@ def repair(path: Path) -> bytes:
         append(path, b"\n")
     if found.torn:
         append(path.with_name(path.name + ".torn"), found.torn + b"\n")
-        with open(path, "r+b") as f:
-            f.truncate(path.stat().st_size - len(found.torn))
-            f.flush()
-            os.fsync(f.fileno())
+        cut(path, path.stat().st_size - len(found.torn))
     return found.torn
+
+
+def cut(path: Path, size: int) -> None:
+    """Take away what a file has beyond so many bytes, for good."""
+    with open(path, "r+b") as f:
+        f.truncate(size)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def sync_folder(folder: Path) -> None:

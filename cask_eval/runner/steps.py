@@ -195,6 +195,7 @@ def _matched(
 
     def run(batches: list[Batch]) -> None:
         bench.run_all(given(study, store, batches), store.done, store.append, watch.advance)
+        settle(study, store, batches)
 
     protocol = study.protocol
     references = [
@@ -273,14 +274,27 @@ def given(study: Study, store: RecordStore, batches: list[Batch]) -> list[tuple[
         if c.model in replaying
     }
 
+    files: dict[tuple[str, str], TokenFile] = {}
+
     def keep(batch: Batch) -> Callable[[dict], None]:
-        # Opened anew each time: several batches may write to the file of one arm in turns.
-        return lambda found: token_file(study, store, batch).add(found)
+        # Several batches may write to the file of one arm in turns.
+        def append(found: dict) -> None:
+            place = batch.cell.name, batch.arm
+            files[place] = files.get(place) or token_file(study, store, batch)
+            files[place].append(found)
+
+        return append
 
     return [
         (b, Replays(references[b.cell.model], keep(b)) if study.protocol.fidelity and b.arm != REFERENCE else None)
         for b in batches
     ]
+
+
+def settle(study: Study, store: RecordStore, batches: list[Batch]) -> None:
+    """Let the numbers per token of replays that have ended go into their files."""
+    for batch in batches if study.protocol.fidelity else ():
+        token_file(study, store, batch).settle()
 
 
 def _refuse_broken(store: RecordStore, chosen: Select) -> None:
@@ -363,6 +377,7 @@ def confirm(
                 ]
                 for some in ([b for b in batches if b.arm == REFERENCE], [b for b in batches if b.arm != REFERENCE]):
                     bench.run_all(given(study, store, some), store.done, store.append, watch.advance)
+                    settle(study, store, some)
                 _say_usage(bench, watch)
                 _complete(store, expected)
                 _end_session(ledger, study, session, True, store, bench)
