@@ -97,8 +97,9 @@ class ArmTrials:
     def fidelity(self) -> dict[str, str]:
         """Endpoint → its mean over the problems that have it, each a mean over its samples; empty without replays."""
         out = {}
+        followed = [own for rs in self.trials.values() if (own := [r.fidelity for r in rs if r.fidelity])]
         for name in (base + after for after in ("", AFTER) for base in ENDPOINTS):
-            rows = [[r.fidelity.endpoint(name) for r in rs if r.fidelity] for rs in self.trials.values()]
+            rows = [[one.endpoint(name) for one in own] for own in followed]
             known = [mean(own) for row in rows if (own := [v for v in row if v is not None])]
             if known:
                 out[name] = number(mean(known))
