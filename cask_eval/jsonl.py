@@ -61,18 +61,64 @@ def packed(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
-def read_either(path: Path) -> Lines:
-    """`split` of a file or of its packed form. Raises RecordError as `pieces`, and when both are there."""
+def form(path: Path) -> Path | None:
+    """Which form of a file is there, the plain or the packed one; None where neither is. Raises RecordError when both
+    are."""
     if not packed(path).exists():
-        found = read(path)
+        if path.exists():
+            return path
         # It may have been packed between the two looks.
-        if found.lines or not packed(path).exists():
-            return found
+        if not packed(path).exists():
+            return None
     if path.exists():
         raise RecordError(
             f"{path} and {packed(path).name} are both there; `cask-eval pack` removes the plain one if they agree"
         )
-    return read_packed(path)
+    return packed(path)
+
+
+class Stream:
+    """The lines of a file or of its packed form, which may be large, one after the other; a file that is not there has
+    none. `form`: the one that is read, where both are there. `torn`, as in `Lines`, is known at the end. Raises
+    RecordError as `form` and `pieces`."""
+
+    def __init__(self, path: Path, form: Path | None = None) -> None:
+        self.path, self.form, self.torn = path, form, b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        parts: list[bytes] = []
+        for piece in self._pieces():
+            if b"\n" not in piece:
+                parts.append(piece)
+                continue
+            *lines, rest = b"".join([*parts, piece]).split(b"\n")
+            parts = [rest]
+            yield from (line.removesuffix(b"\r") for line in lines)
+        last = split(b"".join(parts))
+        self.torn = last.torn
+        yield from last.lines
+
+    def _pieces(self) -> Iterator[bytes]:
+        for again in (True, False):
+            where = self.form or form(self.path)
+            if where is None or (self.form and not where.exists()):
+                return
+            found = pieces(where)
+            try:
+                first = next(found, b"")
+            except RecordError:
+                if again and not where.exists():  # packed between two looks
+                    continue
+                raise
+            yield first
+            yield from found
+            return
+
+
+def read_either(path: Path) -> Lines:
+    """`split` of a file or of its packed form. Raises RecordError as `form` and `pieces`."""
+    lines = list(stream := Stream(path))
+    return Lines(lines, stream.torn)
 
 
 def read_packed(path: Path) -> Lines:
@@ -170,11 +216,16 @@ def repair(path: Path) -> bytes:
         append(path, b"\n")
     if found.torn:
         append(path.with_name(path.name + ".torn"), found.torn + b"\n")
-        with open(path, "r+b") as f:
-            f.truncate(path.stat().st_size - len(found.torn))
-            f.flush()
-            os.fsync(f.fileno())
+        cut(path, path.stat().st_size - len(found.torn))
     return found.torn
+
+
+def cut(path: Path, size: int) -> None:
+    """Take away what a file has beyond so many bytes, for good."""
+    with open(path, "r+b") as f:
+        f.truncate(size)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from cask_eval.errors import CaskError
 from cask_eval.records.model import Record
 
-__all__ = ["Joined", "Output", "join", "of_records", "read"]
+__all__ = ["Joined", "Output", "join", "of_record", "read"]
 
 STATUSES = ("finished", "truncated", "failed")
 _SHOWN = 5
@@ -68,20 +68,18 @@ def read(path: Path, by: Sequence[str], output: str = "output") -> list[Output]:
     return out
 
 
-def of_records(records: Iterable[Record], where: str) -> list[Output]:
-    """A study's records of one arm in one cell, joined by problem and sample."""
-    return [
-        Output(
-            key=(r.problem, str(r.sample)),
-            text=r.output,
-            where=f"{where}, {r.problem}/{r.sample}",
-            status=r.status,
-            ids=tuple(r.output_ids),
-            extracted=r.grade.extracted,
-            correct=r.grade.correct,
-        )
-        for r in records
-    ]
+def of_record(r: Record, file: str) -> Output:
+    """A study's record as an output of its arm in its cell, joined by problem and sample: what is compared of it is a
+    small part. `file`: its name, for messages."""
+    return Output(
+        key=(r.problem, str(r.sample)),
+        text=r.output,
+        where=f"{file} {r.cell}/{r.arm}, {r.problem}/{r.sample}",
+        status=r.status,
+        ids=tuple(r.output_ids),
+        extracted=r.grade.extracted,
+        correct=r.grade.correct,
+    )
 
 
 def join(candidate: Sequence[Output], reference: Sequence[Output], *, drop: bool = False) -> Joined:

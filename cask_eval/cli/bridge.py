@@ -92,7 +92,7 @@ def _study(ctx, study: str, reference: str, arms):
     from collections import defaultdict
 
     from cask_eval.bridge import scales
-    from cask_eval.bridge.rows import of_records
+    from cask_eval.bridge.rows import of_record
     from cask_eval.cli.common import locked_protocol
     from cask_eval.ledger.log import Ledger
     from cask_eval.ledger.state import StudyState, pick
@@ -108,9 +108,11 @@ def _study(ctx, study: str, reference: str, arms):
     protocol = locked_protocol(register)
     own: dict[tuple[str, str], list] = defaultdict(list)
     path = space.records(name, "heldout")
+    ran: dict[str, None] = {}
     for record in RecordStore(path).read():
-        own[record.cell, record.arm].append(record)
-    ran = list(dict.fromkeys(arm for _, arm in own))
+        ran[record.arm] = None
+        if not arms or record.arm in (reference, *arms):
+            own[record.cell, record.arm].append(of_record(record, path.name))
     for arm in (reference, *(arms or ())):
         if arm not in ran:
             raise CaskError(f"study {name}: there are no held-out records of an arm {arm!r}; it has {', '.join(ran)}")
@@ -125,7 +127,7 @@ def _study(ctx, study: str, reference: str, arms):
     for cell in protocol.cells:
         for arm in arms or [a for a in ran if a != reference]:
             if (cell.name, arm) in own and (cell.name, reference) in own:
-                ours, theirs = (of_records(own[cell.name, a], f"{path.name} {cell.name}/{a}") for a in (arm, reference))
+                ours, theirs = own[cell.name, arm], own[cell.name, reference]
                 out.append(({"cell": cell.name, "candidate": arm, "reference": reference}, ours, theirs, scale))
     if not out:
         raise CaskError(f"study {name}: no cell has records of {reference!r} and of another arm; name others: --arms")

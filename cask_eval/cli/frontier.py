@@ -105,7 +105,7 @@ def _of_study(space: Workspace, study: str, metric: str, epsilon: str, alpha: st
     from cask_eval.records.store import RecordStore
     from cask_eval.replay import page
     from cask_eval.replay.frontier import ask
-    from cask_eval.replay.study import check, frontiers
+    from cask_eval.replay.study import Replay, check, frontiers
 
     events = Ledger(space.ledger).events()
     known(events, study)
@@ -115,13 +115,16 @@ def _of_study(space: Workspace, study: str, metric: str, epsilon: str, alpha: st
     event, register = state.register
     protocol = locked_protocol(register)
     check(protocol, metric)
-    records = list(RecordStore(space.records(study, "heldout")).read())
-    question = ask(space.study(study), metric, epsilon, alpha, len(records))
+    replays, count = [], 0
+    for count, record in enumerate(RecordStore(space.records(study, "heldout")).read(), 1):
+        if state.close is not None and (found := Replay.of(record, metric)):
+            replays.append(found)
+    question = ask(space.study(study), metric, epsilon, alpha, count)
     if state.close is None:
         say(f"asked: {metric} may lose {epsilon}; {study} is {state.name}, its replays are looked at when it is closed")
         return {}, []
     arms = list(protocol.heldout_arms(state.select[1].survivors))
-    found = frontiers(protocol, event.hash, records, arms, question)
+    found = frontiers(protocol, event.hash, replays, arms, question)
     paths = []
     for model, f in found.items():
         about = page.of_study(protocol, register, model)

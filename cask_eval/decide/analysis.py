@@ -68,13 +68,17 @@ def analyse(
     excluded = excluding(protocol.exclude, select.arms)
     trials = sort_records(protocol, registration, records, problem_ids, names, excluded)
     ran = {cell.name: _arms(protocol, select, trials, cell, names) for cell in protocol.cells}
-    full = {c.name: _arms(protocol, select, trials, c, full_arms("heldout")) for c in protocol.reference_cells}
+    ran |= {c.name: _arms(protocol, select, trials, c, full_arms("heldout")) for c in protocol.reference_cells}
     survivors = [c.name for c in protocol.candidates if c.name in select.survivors]
-    found = [
-        _measure(protocol, registration, ran[cell.name], cell, candidate)
-        for candidate in survivors
-        for cell in protocol.cells
-    ]
+    arms: dict[str, dict[str, ArmResult]] = {}
+    measured: dict[tuple[str, str], _Found] = {}
+    for cell in [*protocol.cells, *protocol.reference_cells]:
+        # What is worked out on the way is larger than the trials, and gone with the cell.
+        row = ran.pop(cell.name)
+        if cell.budget:
+            measured |= {(c, cell.name): _measure(protocol, registration, row, cell, c) for c in survivors}
+        arms[cell.name] = {name: arm.result() for name, arm in row.items()}
+    found = [measured[candidate, cell.name] for candidate in survivors for cell in protocol.cells]
 
     test, m = protocol.test, protocol.family
     registered = [f.improvement.p(test.procedure, test.alternative) for f in found]
@@ -107,7 +111,7 @@ def analyse(
         negative_cells=counts[1],
         void_cells=counts[2],
         non_inferior_cells=held if test.non_inferiority else None,
-        arms={cell: {name: arm.result() for name, arm in row.items()} for cell, row in {**ran, **full}.items()},
+        arms=arms,
         branch=branch.name,
         decision=branch.decision,
         notes=[note for f in found for note in _notes(protocol, f)],
@@ -133,19 +137,21 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Found:
-    """One comparison before anything is decided. The trials are those of the problems that are compared; `excluded`
-    are the others, and `with_them` is the difference over all."""
+    """One comparison before anything is decided: of the problems that are compared; `excluded` are the others, and
+    `with_them` is the difference over all."""
 
     name: str
     cell: Cell
     candidate: str
-    baseline_trials: ArmTrials
-    candidate_trials: ArmTrials
+    problems: int
     excluded: set[str]
     with_them: Fraction
     improvement: Improvement
     replays: Replays | None
     matched: MatchedResult
+    flips: list[Flip]
+    leaning: list[str]
+    """Notes on how far the difference leans on trials without a result."""
 
 
 def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: list[str]) -> dict[str, _Arm]:
@@ -154,7 +160,7 @@ def _arms(protocol: Protocol, select: Select, trials: dict, cell: Cell, names: l
         choice = chosen.get(name)
         own = ArmTrials(
             protocol.generation.samples,
-            trials[cell.name, name],
+            trials.pop((cell.name, name)),
             choice.schedule.prompt_policy if choice else "",
             footprint_of(choice) if choice else None,
         )
@@ -182,8 +188,19 @@ def _measure(protocol: Protocol, registration: str, arms: dict[str, _Arm], cell:
         reasons.append(f"no problem has {protocol.test.endpoint} in both arms")
     if reasons:
         matched = matched.model_copy(update={"verdict": "void", "reasons": [*reasons, *matched.reasons]})
-    title = protocol.comparison(name, cell.name)
-    return _Found(title, cell, name, baseline, candidate, excluded, over_all, improvement, replays, matched)
+    return _Found(
+        protocol.comparison(name, cell.name),
+        cell,
+        name,
+        len(baseline.trials),
+        excluded,
+        over_all,
+        improvement,
+        replays,
+        matched,
+        [] if replays else list(_flips(baseline.right, candidate.right)),
+        [] if replays else list(_sensitivity(improvement, baseline, candidate)),
+    )
 
 
 def _improvement(
@@ -209,7 +226,7 @@ def _jointly(
 ) -> list[float]:
     rows = []
     for f, v in zip(found, void):
-        own = dict(zip(f.baseline_trials.trials, f.improvement.row))
+        own = dict(zip((p for p in problem_ids if p not in f.excluded), f.improvement.row))
         # One sign is drawn for a problem in all comparisons; where it is excluded, it flips nothing.
         rows.append(None if v else [own.get(p, Fraction()) for p in problem_ids])
     seed = _seed({"registration": registration, "use": "max_t"})
@@ -241,15 +258,14 @@ def _judge(protocol: Protocol, found: _Found, registered: float, adjusted: float
         p_veto=harm,
         matched=found.matched,
         outcome=_outcome(made.difference, number(adjusted), harm, found.matched.verdict == "void", protocol),
-        flips=[] if found.replays else list(_flips(found)),
+        flips=found.flips,
         non_inferior=_non_inferior(made, test.non_inferiority) if test.non_inferiority else None,
         values=list(_values(found.replays)) if found.replays else [],
         excluded=len(found.excluded),
     )
 
 
-def _flips(found: _Found) -> Iterable[Flip]:
-    baseline, candidate = found.baseline_trials.right, found.candidate_trials.right
+def _flips(baseline: dict[str, int], candidate: dict[str, int]) -> Iterable[Flip]:
     for p in baseline:
         if baseline[p] != candidate[p]:
             yield Flip(problem=p, baseline=baseline[p], candidate=candidate[p])
@@ -299,7 +315,7 @@ def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
     made, name = found.improvement, found.name
     if found.excluded:
         yield (
-            f"{name}: {len(found.excluded)} of {len(found.excluded) + len(found.baseline_trials.trials)} problems are "
+            f"{name}: {len(found.excluded)} of {len(found.excluded) + found.problems} problems are "
             f"left out by the registered rule ({', '.join(protocol.exclude.regimes)}); over all of them the difference "
             f"is {number(found.with_them)}"
         )
@@ -309,12 +325,14 @@ def _notes(protocol: Protocol, found: _Found) -> Iterable[str]:
             f"{name}: the arms differ on {differ} problems, fewer than {FEW_DISCORDANT}; the paired bootstrap then "
             "rejects more often than its level says, so read the exact tests beside it"
         )
-    yield from _of_replays(protocol, found, found.replays) if found.replays else _sensitivity(found)
+    if found.replays:
+        yield from _of_replays(protocol, found, found.replays)
+    yield from (f"{name}: {note}" for note in found.leaning)
 
 
 def _of_replays(protocol: Protocol, found: _Found, replays: Replays) -> Iterable[str]:
     """Which pairs are not there, and how far the difference leans on trials without a result."""
-    pairs = len(found.baseline_trials.trials) * protocol.generation.samples
+    pairs = found.problems * protocol.generation.samples
     if replays.excluded:
         yield (
             f"{found.name}: {replays.excluded} of {pairs} pairs are left out on both sides, because nothing was "
@@ -332,20 +350,19 @@ def _of_replays(protocol: Protocol, found: _Found, replays: Replays) -> Iterable
     )
 
 
-def _sensitivity(found: _Found) -> Iterable[str]:
+def _sensitivity(made: Improvement, baseline: ArmTrials, candidate: ArmTrials) -> Iterable[str]:
     """How far the difference could move if the trials without a result had gone otherwise."""
-    baseline, candidate = found.baseline_trials, found.candidate_trials
     lost = [sum(arm.absent.values()) for arm in (baseline, candidate)]
     if not any(lost):
         return
     problems = list(baseline.right)
     columns = [[column[p] for p in problems] for arm in (baseline, candidate) for column in (arm.right, arm.absent)]
-    four = sensitivity(columns[0], columns[2], columns[1], columns[3], found.improvement.samples)
+    four = sensitivity(columns[0], columns[2], columns[1], columns[3], made.samples)
     cases = "no problem is complete"
     if four.complete:
         cases = f"over the {four.complete.n} complete problems {number(four.complete.difference)}"
     yield (
-        f"{found.name}: {lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
-        f"difference {number(found.improvement.difference)}, {cases}, between {number(four.worst.difference)} "
+        f"{lost[0]} baseline and {lost[1]} candidate trials left no result and count as wrong; "
+        f"difference {number(made.difference)}, {cases}, between {number(four.worst.difference)} "
         f"and {number(four.best.difference)} whatever they would have been"
     )

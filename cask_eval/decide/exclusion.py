@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from cask_eval.decide.arms import ArmTrials
 from cask_eval.decide.budgets import schedule_of
+from cask_eval.decide.trial import Without
 from cask_eval.ledger.events import ArmChoice
 from cask_eval.protocol.model import Exclude
 from cask_eval.records.model import Record
@@ -74,4 +75,4 @@ def without(arm: ArmTrials, problems: set[str]) -> ArmTrials:
     """The same arm without these problems."""
     if not problems:
         return arm
-    return replace(arm, trials={p: records for p, records in arm.trials.items() if p not in problems})
+    return replace(arm, trials=Without(arm.trials, problems))

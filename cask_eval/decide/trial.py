@@ -1,8 +1,10 @@
-"""What the analysis keeps of a record: a few hundred bytes, where the record with its output has thousands."""
+"""What the analysis keeps of a record: some forty bytes, where the record with its output has thousands."""
 
 from __future__ import annotations
 
 import sys
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -81,3 +83,85 @@ class Trials:
         look = own.prompt_tokens, own.steps, own.payload_bytes, own.aux_bytes, len(own.events), len(own.chains)
         known = self._accounts.setdefault(look, own)
         return known if known == own else own
+
+
+class Table(Mapping[str, list[Trial]]):
+    """Problem → its trials by sample, of one arm in one cell. They are kept by columns, in places that are there from
+    the start, and made into objects when they are asked for. `places`: each problem's number; tables of the same
+    problems share it."""
+
+    def __init__(self, places: Mapping[str, int], samples: int) -> None:
+        self._places, self._samples = places, samples
+        size = len(places) * samples
+        # Which of `_kinds` and `_accounts`, counted from 1; 0 is none. Three numbers for regions, -1 for none.
+        self._kind, self._account = array("I", bytes(4 * size)), array("I", bytes(4 * size))
+        self._tokens = array("q", bytes(8 * size))
+        self._regions = array("q", b"\xff" * (24 * size))
+        self._fidelity: dict[int, Followed] = {}
+        self._kinds: list[tuple] = []
+        self._kind_of: dict[tuple, int] = {}
+        self._accounts: list[Residency] = []
+        self._account_of: dict[int, int] = {}
+
+    def add(self, problem: str, trial: Trial) -> bool:
+        """Whether there was none of its problem and sample before."""
+        at = self._places[problem] * self._samples + trial.sample
+        if self._kind[at]:
+            return False
+        kind = trial.status, trial.right, trial.kept_min, trial.kept_max, trial.excluded
+        self._kind[at] = _number(self._kinds, self._kind_of, kind, kind)
+        self._tokens[at] = trial.output_tokens
+        if trial.account is not None:
+            self._account[at] = _number(self._accounts, self._account_of, id(trial.account), trial.account)
+        if trial.regions is not None:
+            self._regions[3 * at : 3 * at + 3] = array("q", trial.regions)
+        if trial.fidelity is not None:
+            self._fidelity[at] = trial.fidelity
+        return True
+
+    def __getitem__(self, problem: str) -> list[Trial]:
+        first = self._places[problem] * self._samples
+        return [self._trial(at, sample) for sample, at in enumerate(range(first, first + self._samples))
+                if self._kind[at]]  # fmt: skip
+
+    def _trial(self, at: int, sample: int) -> Trial:
+        status, right, kept_min, kept_max, excluded = self._kinds[self._kind[at] - 1]
+        regions, account = tuple(self._regions[3 * at : 3 * at + 3]), self._account[at]
+        return Trial(sample, status, right, self._tokens[at], kept_min, kept_max,
+                     regions if regions[0] >= 0 else None, self._fidelity.get(at),
+                     self._accounts[account - 1] if account else None, excluded)  # fmt: skip
+
+    def __contains__(self, problem: object) -> bool:
+        return problem in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class Without(Mapping[str, list[Trial]]):
+    """A table without some of its problems."""
+
+    def __init__(self, table: Mapping[str, list[Trial]], problems: set[str]) -> None:
+        self._table, self._problems = table, problems
+
+    def __getitem__(self, problem: str) -> list[Trial]:
+        if problem in self._problems:
+            raise KeyError(problem)
+        return self._table[problem]
+
+    def __iter__(self) -> Iterator[str]:
+        return (problem for problem in self._table if problem not in self._problems)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _number(values: list, known: dict, look: object, value: object) -> int:
+    """The number of a value, counted from 1, which is found by `look`."""
+    found = known.setdefault(look, len(values) + 1)
+    if found > len(values):
+        values.append(value)
+    return found

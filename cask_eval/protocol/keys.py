@@ -9,7 +9,11 @@ import hashlib
 import hmac
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
 
 from cask_eval.canonical import canonical, merkle_root
 from cask_eval.errors import ProtocolError
@@ -29,6 +33,60 @@ _SALT = b"cask-eval/trial-seed/1"
 # A protocol of a few lines can ask for any number of these. Both are far beyond what has ever been run.
 MAX_CONFIGS = 10_000
 MAX_TRIALS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Grid(Sequence[Key]):
+    """Trials that a protocol asks for, as the product that they are and not one by one: at each of `places`, which are
+    (phase, cell, arm, configuration), every problem `samples` times."""
+
+    places: tuple[tuple[str, str, str, str], ...]
+    problems: tuple[str, ...]
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.places) * len(self.problems) * self.samples
+
+    @overload
+    def __getitem__(self, index: int) -> Key: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Key]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        rest, sample = divmod(range(len(self))[index], self.samples)
+        place, problem = divmod(rest, len(self.problems))
+        return (*self.places[place], self.problems[problem], sample)
+
+    def __iter__(self) -> Iterator[Key]:
+        for place, problem in itertools.product(self.places, self.problems):
+            for sample in range(self.samples):
+                yield (*place, problem, sample)
+
+    def __contains__(self, key: object) -> bool:
+        *place, problem, sample = key
+        return tuple(place) in self._places and problem in self._problems and sample in range(self.samples)
+
+    def __add__(self, other: Grid) -> Grid:
+        """Both, which must be about the same problems and samples."""
+        if (self.problems, self.samples) != (other.problems, other.samples):
+            raise ValueError("these trials are about other problems")
+        return Grid(self.places + other.places, self.problems, self.samples)
+
+    def in_order(self) -> Iterator[Key]:
+        """As `sorted`, but one by one."""
+        for place, times in sorted(self._places.items()):
+            for problem, again in sorted(self._problems.items()):
+                for sample in range(self.samples):
+                    yield from itertools.repeat((*place, problem, sample), times * again)
+
+    @cached_property
+    def _places(self) -> Counter[tuple[str, str, str, str]]:
+        return Counter(self.places)
+
+    @cached_property
+    def _problems(self) -> Counter[str]:
+        return Counter(self.problems)
 
 
 def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
@@ -60,18 +118,13 @@ def configs(arm: Arm) -> list[tuple[str, dict[str, Param]]]:
     return out
 
 
-def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> list[Key]:
+def expected_keys(protocol: Protocol, heldout_ids: Iterable[str], survivors: Collection[str]) -> Grid:
     """Every held-out trial exactly once: references and their ceiling, where the endpoint asks for them; then cell,
     arm, problem, sample. Of the candidates only the survivors are run. Raises ProtocolError when there are too many."""
     ids = list(heldout_ids)
-    _bounded(protocol, len(protocol.heldout_arms(survivors)), ids)
-    return reference_keys(protocol, "heldout", ids) + [
-        ("heldout", cell.name, arm, "", problem, sample)
-        for cell in protocol.cells
-        for arm in protocol.heldout_arms(survivors)
-        for problem in ids
-        for sample in range(protocol.generation.samples)
-    ]
+    bounded(protocol, len(protocol.heldout_arms(survivors)), ids)
+    places = [("heldout", cell.name, arm, "") for cell in protocol.cells for arm in protocol.heldout_arms(survivors)]
+    return reference_keys(protocol, "heldout", ids) + _grid(protocol, places, ids)
 
 
 def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
@@ -82,19 +135,14 @@ def dev_runs(protocol: Protocol) -> dict[str, list[str]]:
     return {name: [config for config, _ in configs(arm)] for name, arm in run.items()}
 
 
-def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> list[Key]:
+def dev_keys(protocol: Protocol, dev_ids: Iterable[str]) -> Grid:
     """Every development trial of a configuration exactly once, after the references where the endpoint asks for them;
     those of searches are in `search_keys`. Raises ProtocolError when there are too many."""
     ids = list(dev_ids)
-    _bounded(protocol, sum(map(len, dev_runs(protocol).values())), ids)
-    return reference_keys(protocol, "dev", ids) + [
-        ("dev", cell.name, arm, config, problem, sample)
-        for cell in protocol.cells
-        for arm, names in dev_runs(protocol).items()
-        for config in names
-        for problem in ids
-        for sample in range(protocol.generation.samples)
-    ]
+    bounded(protocol, sum(map(len, dev_runs(protocol).values())), ids)
+    runs = dev_runs(protocol).items()
+    places = [("dev", cell.name, arm, config) for cell in protocol.cells for arm, row in runs for config in row]
+    return reference_keys(protocol, "dev", ids) + _grid(protocol, places, ids)
 
 
 def full_arms(phase: str) -> list[str]:
@@ -102,18 +150,18 @@ def full_arms(phase: str) -> list[str]:
     return [REFERENCE] if phase == "dev" else [REFERENCE, CEILING]
 
 
-def reference_keys(protocol: Protocol, phase: str, ids: Iterable[str]) -> list[Key]:
+def reference_keys(protocol: Protocol, phase: str, ids: Iterable[str]) -> Grid:
     """The trials of the reference cells, which run before all others."""
-    return [
-        (phase, cell.name, arm, "", problem, sample)
-        for cell in protocol.reference_cells
-        for arm in full_arms(phase)
-        for problem in ids
-        for sample in range(protocol.generation.samples)
-    ]
+    places = [(phase, cell.name, arm, "") for cell in protocol.reference_cells for arm in full_arms(phase)]
+    return _grid(protocol, places, ids)
 
 
-def _bounded(protocol: Protocol, arms: int, ids: Sequence[str]) -> None:
+def _grid(protocol: Protocol, places: Iterable[tuple[str, str, str, str]], ids: Iterable[str]) -> Grid:
+    return Grid(tuple(places), tuple(ids), protocol.generation.samples)
+
+
+def bounded(protocol: Protocol, arms: int, ids: Sequence[str]) -> None:
+    """Raises ProtocolError when so many arms ask for too many trials."""
     count = len(protocol.models) * len(protocol.budgets) * arms * len(ids) * protocol.generation.samples
     if count > MAX_TRIALS:
         raise ProtocolError([f"the protocol asks for {count} trials, and {MAX_TRIALS} are the most"])
@@ -129,24 +177,23 @@ def is_step(config: str) -> bool:
     return _AT in config
 
 
-def search_keys(protocol: Protocol, tried: Tried, dev_ids: Iterable[str]) -> list[Key]:
+def search_keys(protocol: Protocol, tried: Tried, dev_ids: Iterable[str]) -> Grid:
     """The development trials of every search, exactly once, in the order they are run. What `tried` says of cells, arms
     and configurations that the protocol does not have is passed over."""
-    ids = list(dev_ids)
-    return [
-        ("dev", cell.name, arm, step_config(config, budget), problem, sample)
+    places = [
+        ("dev", cell.name, arm, step_config(config, budget))
         for cell in protocol.cells
         for arm, names in dev_runs(protocol).items()
         for config in names
         for budget in tried.get(cell.name, {}).get(arm, {}).get(config, ())
-        for problem in ids
-        for sample in range(protocol.generation.samples)
     ]
+    return _grid(protocol, places, dev_ids)
 
 
 def keys_root(keys: Iterable[Key]) -> str:
     """Merkle root over the sorted keys, each as canonical JSON: the order of the run does not matter."""
-    return merkle_root(canonical(list(key)) for key in sorted(keys))
+    ordered = keys.in_order() if isinstance(keys, Grid) else sorted(keys)
+    return merkle_root(canonical(list(key)) for key in ordered)
 
 
 def trial_seed(registration_hash: str, cell: str, problem: str, sample: int, *, phase: str) -> str:

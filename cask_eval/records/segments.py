@@ -16,15 +16,14 @@ import heapq
 import json
 import os
 import re
-import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from cask_eval import jsonl
@@ -33,6 +32,7 @@ from cask_eval.errors import RecordError
 from cask_eval.fields import Digest, Strict, first_fault
 from cask_eval.ledger.events import RecordsCommit, SegmentCommit
 from cask_eval.protocol.keys import Key
+from cask_eval.records.keys import Keys, Names
 
 # A full segment is parsed in a few seconds where its index was lost, and its lines fit into memory.
 FULL_RECORDS = 20_000
@@ -77,8 +77,8 @@ def sealed(path: Path) -> list[Path]:
 class Index:
     """The records of one segment without their content: key and leaf hash of each, and where its line ends."""
 
-    def __init__(self, keys: Iterable[Key] = (), ends: Iterable[int] = (), leaves: bytes = b"") -> None:
-        self.keys: list[Key] = list(keys)
+    def __init__(self, keys: Keys | None = None, ends: Iterable[int] = (), leaves: bytes = b"") -> None:
+        self.keys = Keys() if keys is None else keys
         self.ends = array("Q", ends)
         self._leaves = bytearray(leaves)
 
@@ -92,7 +92,7 @@ class Index:
 
     def add(self, key: Key, size: int, leaf: bytes) -> None:
         """One record more, whose line has `size` bytes with its line end."""
-        self.keys.append(shared(key))
+        self.keys.append(key)
         self.ends.append(self.size + size)
         self._leaves += leaf
 
@@ -102,29 +102,20 @@ class Index:
 
     def rows(self, *wanted: str | None) -> list[int]:
         """The records of one cell, arm and configuration; None takes any."""
-        places = self._places
-        for row in range(len(places[1]), len(self.keys)):  # those that were added since
-            places[1].append(places[0].setdefault(self.keys[row][1:4], len(places[0])))
-        fit = {at for place, at in places[0].items() if all(w in (None, part) for w, part in zip(wanted, place))}
-        return [row for row, at in enumerate(places[1]) if at in fit] if fit else []
-
-    @cached_property
-    def _places(self) -> tuple[dict[tuple[str, ...], int], array]:
-        """Cells, arms and configurations by number, and the number of each record's."""
-        return {}, array("I")
+        fit = {
+            number
+            for place, number in self.keys.names.places.items()
+            if all(w in (None, part) for w, part in zip(wanted, place[1:]))
+        }
+        return np.flatnonzero(np.isin(np.asarray(self.keys.places), list(fit))).tolist() if fit else []
 
     def run(self) -> Iterator[tuple[Key, bytes]]:
         """(key, leaf hash) in the order of the keys."""
-        for row in sorted(range(len(self.keys)), key=self.keys.__getitem__):
+        for row in map(int, self.keys.order()):
             yield self.keys[row], bytes(self._leaves[_LEAF * row : _LEAF * (row + 1)])
 
     def commit(self) -> SegmentCommit:
         return SegmentCommit(count=len(self), merkle_root=merkle_root_of(leaf for _, leaf in self.run()))
-
-
-def shared(key: Key) -> Key:
-    """The key with texts that all records share: of a million records a thousand are different."""
-    return (*map(sys.intern, key[:-1]), key[-1])
 
 
 def commit(indices: Iterable[Index], path: str, sealed: int = 0) -> RecordsCommit:
@@ -153,24 +144,22 @@ class _Stored(Strict):
 def write(index: Index, sha256: str, path: Path) -> None:
     """Put the index of the segment at `path` beside it. Its first line is the digest of the second, so that damage is
     taken for what it is and not for damage of the segment."""
-    places: dict[tuple[str, ...], int] = {}
-    problems: dict[str, int] = {}
+    names = Names()
     rows: list[int] = []
     for row, key in enumerate(index.keys):
         start, end = index.span(row)
-        rows += (places.setdefault(key[:4], len(places)), problems.setdefault(key[4], len(problems)), key[5],
-                 end - start)  # fmt: skip
+        rows += (names.place(key[:4]), names.problem(key[4]), key[5], end - start)
     stored = _Stored(
-        bytes=index.size, sha256=sha256, places=list(places), problems=list(problems), rows=rows,
+        bytes=index.size, sha256=sha256, places=names.place_of, problems=names.problem_of, rows=rows,
         leaves=base64.b64encode(index._leaves).decode(),
     )  # fmt: skip
     body = json.dumps(stored.model_dump(), separators=(",", ":")).encode()
     jsonl.replace(beside(path), digest_bytes(body).encode() + b"\n" + body + b"\n")
 
 
-def read(path: Path) -> tuple[Index, str] | None:
-    """The index of the segment at `path` and the digest of the segment's bytes; None when there is none. Raises
-    RecordError when it is damaged."""
+def read(path: Path, names: Names | None = None) -> tuple[Index, str] | None:
+    """The index of the segment at `path` and the digest of the segment's bytes; None when there is none. `names`: those
+    that the segments of a file share. Raises RecordError when it is damaged."""
     where = beside(path)
     try:
         head, _, body = where.read_bytes().partition(b"\n")
@@ -184,10 +173,13 @@ def read(path: Path) -> tuple[Index, str] | None:
         leaves = base64.b64decode(stored.leaves, validate=True)
         if len(stored.rows) != 4 * (len(leaves) // _LEAF) or len(leaves) % _LEAF:
             raise ValueError("its columns are not of one length")
-        places = [tuple(map(sys.intern, place)) for place in stored.places]
-        problems = [sys.intern(problem) for problem in stored.problems]
+        keys = Keys(names=names)
+        places = [keys.names.place(place) for place in stored.places]
+        problems = [keys.names.problem(problem) for problem in stored.problems]
         of_place, of_problem, samples, sizes = (stored.rows[column::4] for column in range(4))
-        keys = [(*places[a], problems[b], c) for a, b, c in zip(of_place, of_problem, samples)]
+        if any(number < 0 for number in stored.rows):
+            raise ValueError("a number is below zero")
+        keys.extend((places[n] for n in of_place), (problems[n] for n in of_problem), samples)
         index = Index(keys, accumulate(sizes), leaves)
         if index.size != stored.bytes:
             raise ValueError("its lengths do not add up")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cask_eval.fields import first_fault
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.protocol.keys import Key
 from cask_eval.records import segments
+from cask_eval.records.keys import Keys, KeySet, Names
 from cask_eval.records.model import Record
 from cask_eval.records.segments import Index
 
@@ -33,7 +34,7 @@ class RecordStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._keys: set[Key] | None = None
+        self._keys: KeySet | None = None
         self._indices: list[Index] = []
         self.torn = b""
         """What `open` set aside of an incomplete last line."""
@@ -54,10 +55,19 @@ class RecordStore:
         if self._keys is not None and wanted != (None, None, None):
             yield from self._found(*wanted)
             return
-        seen: dict[Key, tuple[Path, int]] = {}
-        for path in self.files:
-            for record, _ in _records(path, jsonl.read_either(path), seen):
+        seen, files = KeySet(), self.files
+        for number, path in enumerate(files):
+            for record, _ in _records(path, jsonl.Stream(path), seen, files[:number]):
                 if all(w in (None, part) for w, part in zip(wanted, record.key[1:4])):
+                    yield record
+
+    def failed(self) -> Iterator[Record]:
+        """The records with a failure; those that say that they have none are not parsed. Raises RecordError on a line
+        that is no record."""
+        for path in self.files:
+            for number, line in enumerate(jsonl.Stream(path), 1):
+                # No text can hold this: in a JSON text every quotation mark has a backslash before it.
+                if b'"failure":null' not in line and (record := parse(line, f"{path}:{number}")).failure:
                     yield record
 
     def _found(self, *wanted: str | None) -> Iterator[Record]:
@@ -91,16 +101,18 @@ class RecordStore:
             finally:
                 self._keys, self._indices = None, []
 
-    def _load(self) -> set[Key]:
+    def _load(self) -> KeySet:
         """The indices of all segments, and the keys in them."""
         *closed, last = self.files
-        self._indices = [*map(_sealed, closed), _index(last)]
-        keys: set[Key] = set()
+        names = Names()
+        self._indices = [*(_sealed(path, names) for path in closed), _index(last, names)]
+        keys = KeySet()
         for path, index in zip(self.files, self._indices, strict=True):
-            before = len(keys)
-            keys.update(index.keys)
-            if len(keys) < before + len(index):
-                raise RecordError(_twice(path, index, self._indices))
+            for row, key in enumerate(index.keys, 1):
+                if not keys.add(key):
+                    raise RecordError(
+                        f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record"
+                    )
         return keys
 
     @contextmanager
@@ -117,9 +129,9 @@ class RecordStore:
             lock.release()
 
     @property
-    def done(self) -> set[Key]:
-        """The keys that have a record. Raises RecordError."""
-        return set(self._keys) if self._keys is not None else {record.key for record in self.read()}
+    def done(self) -> Set[Key]:
+        """The keys that have a record; inside `open` those that are appended later too. Raises RecordError."""
+        return self._keys if self._keys is not None else KeySet(record.key for record in self.read())
 
     def append(self, records: list[Record]) -> None:
         """Add records in one write; they are on disk on return. Only inside `open`.
@@ -147,7 +159,7 @@ class RecordStore:
         index = self._indices[-1]
         for record, line, leaf in zip(records, lines, leaves, strict=True):
             index.add(record.key, len(line), leaf)
-        self._keys.update(index.keys[-len(records) :])
+            self._keys.add(record.key)
 
     def _seal(self) -> None:
         """Seal the open segment. It is moved in one step, and its index only says again what it holds, so that a crash
@@ -159,7 +171,7 @@ class RecordStore:
         if self.path.stat().st_size != index.size:
             raise RecordError(f"{self.path}: was changed while it was written to; run the command again")
         jsonl.move(self.path, path)
-        self._indices.append(Index())
+        self._indices.append(Index(Keys(names=index.keys.names)))
         segments.write(index, digest_file(path), path)
 
     def commit(self, root: Path) -> RecordsCommit:
@@ -167,8 +179,11 @@ class RecordStore:
         path = self.path.resolve().relative_to(Path(root).resolve()).as_posix()
         if self._keys is not None:
             return segments.commit(self._indices, path, len(self._indices) - 1)
-        seen: dict[Key, tuple[Path, int]] = {}
-        indices = [_indexed(_records(file, jsonl.read_either(file), seen)) for file in self.files]
+        seen, files, names = KeySet(), self.files, Names()
+        indices = [
+            _indexed(_records(file, jsonl.Stream(file), seen, files[:number]), names)
+            for number, file in enumerate(files)
+        ]
         return segments.commit(indices, path, len(indices) - 1)
 
     def pack(self, committed: RecordsCommit) -> bool:
@@ -229,7 +244,7 @@ class _Forms:
         return jsonl.read(form) if form == self.plain else jsonl.read_packed(self.plain)
 
     def index(self, form: Path) -> Index:
-        return _indexed(_records(self.plain, self.read(form), {}))
+        return _indexed(_records(self.plain, jsonl.Stream(self.plain, form), KeySet()))
 
     def not_committed(self, form: Path) -> str:
         remedy = "remove it and pack again" if self.both else "restore it before it is packed"
@@ -237,62 +252,60 @@ class _Forms:
 
 
 def _records(
-    path: Path, found: jsonl.Lines, seen: dict[Key, tuple[Path, int]]
+    path: Path, lines: jsonl.Stream, seen: KeySet, before: Sequence[Path] = ()
 ) -> Iterator[tuple[Record, int]]:
-    """The records in a file, each with the length of its line; `seen` are the keys that came before. Raises
-    RecordError."""
-    for number, line in enumerate(found.lines, 1):
+    """The records in a file, each with the length of its line; `seen` are the keys that came before, in the files
+    `before` and in this one. Raises RecordError."""
+    number = 0
+    for number, line in enumerate(lines, 1):
         record = parse(line, f"{path}:{number}")
-        key = segments.shared(record.key)
-        if key in seen:
-            before, at = seen[key]
-            where = f"line {at}" if before == path else f"{before}:{at}"
-            raise RecordError(f"{path}:{number}: {_show(key)} is already at {where}; a trial has one record")
-        seen[key] = path, number
+        if not seen.add(record.key):
+            at = f"{path}:{number}"
+            raise RecordError(f"{at}: {_show(record.key)} is already at {_earlier(record.key, path, lines, before)}; "
+                              "a trial has one record")  # fmt: skip
         yield record, len(line) + 1
-    if found.torn:
+    if lines.torn:
         remedy = "run the command that writes it again, it resumes there"
         if path.parent.suffix == ".segments":
             remedy = "it was complete once; restore it"
-        raise RecordError(f"{path}:{len(found.lines) + 1}: the last line is incomplete; {remedy}")
+        raise RecordError(f"{path}:{number + 1}: the last line is incomplete; {remedy}")
 
 
-def _twice(path: Path, index: Index, indices: list[Index]) -> str:
-    """Which record of a segment comes twice, in it or in an earlier one."""
-    seen = {key for other in indices[: indices.index(index)] for key in other.keys}
-    for row, key in enumerate(index.keys, 1):
-        if key in seen:
-            return f"{path}:{row}: {_show(key)} is in an earlier segment too; a trial has one record"
-        seen.add(key)
-    raise AssertionError("no key comes twice")
+def _earlier(key: Key, path: Path, own: jsonl.Stream, before: Sequence[Path]) -> str:
+    """Where the first record of a key stands that comes twice."""
+    for file in (*before, path):
+        for number, line in enumerate(own if file == path else jsonl.Stream(file), 1):
+            if parse(line, f"{file}:{number}").key == key:
+                return f"line {number}" if file == path else f"{file}:{number}"
+    raise RecordError(f"{path}: was changed while it was read; read it again")
 
 
-def _indexed(records: Iterable[tuple[Record, int]]) -> Index:
-    index = Index()
+def _indexed(records: Iterable[tuple[Record, int]], names: Names | None = None) -> Index:
+    index = Index(Keys(names=names))
     for record, size in records:
         index.add(record.key, size, leaf_hash(canonical_lines(record)[1]))
     return index
 
 
-def _index(path: Path) -> Index:
+def _index(path: Path, names: Names) -> Index:
     """The index of a plain file, parsed. Raises RecordError."""
-    found = _indexed(_records(path, jsonl.read(path), {}))
+    found = _indexed(_records(path, jsonl.Stream(path, path), KeySet()), names)
     if path.exists() and found.size != path.stat().st_size:
         # Line ends of another system are counted as they are.
         found.ends = array("Q", jsonl.ends(path))
     return found
 
 
-def _sealed(path: Path) -> Index:
+def _sealed(path: Path, names: Names) -> Index:
     """The index of a sealed segment, made again where it was lost. Raises RecordError when the segment is not the one
     that was sealed."""
     try:
-        known = segments.read(path)
+        known = segments.read(path, names)
     except RecordError as error:
         log.warning("%s; it is made again", error)
         known = None
     if known is None:
-        index = _index(path)
+        index = _index(path, names)
         segments.write(index, digest_file(path), path)
         return index
     index, digest = known

@@ -4,14 +4,21 @@ Three tensors a trial, named by its configuration, problem and sample: `nll` F32
 as in `cask_eval.fidelity.Tokens`. Which tokens were predicted from a compressed cache follows from the frozen schedule
 and is not stored. A record commits to its own arrays, whatever file they lie in. The format is read and written here
 because a reviewer has no safetensors; numbers are little-endian, as it wants them.
+
+A safetensors file begins with a list of all that is in it, so that nothing can be added but by writing it anew. While
+replays run their numbers are appended to a journal beside it, which goes into the file when they are done: pieces, each
+a safetensors file with its length and digest in front. A piece that a crash left incomplete is passed over; its trials
+have no records yet and are run again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,6 +32,9 @@ Trial = tuple[str, str, int]
 
 FIELDS = {"nll": ("F32", "<f4"), "rank": ("I32", "<i4"), "kl": ("F32", "<f4")}
 MAX_HEADER = 64 << 20
+
+# In front of each piece of a journal: its length and its SHA-256.
+_HEAD = 8 + 32
 
 
 def path_of(records: str, cell: str, arm: str) -> str:
@@ -46,26 +56,29 @@ class TokenFile:
     Raises RecordError when it is damaged."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self._index: dict[str, dict] = {}
-        self._start = 0
-        if not path.exists():
-            return
-        size = path.stat().st_size
-        with open(path, "rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER, size - 8):
-                raise RecordError(f"{path.name}: is no safetensors file; restore it")
-            try:
-                self._index = json.loads(f.read(length))
-            except (ValueError, RecursionError) as error:
-                raise RecordError(f"{path.name}: its header is not JSON: {error}") from None
-        self._start = 8 + length
-        if not isinstance(self._index, dict):
-            raise RecordError(f"{path.name}: its header holds no named tensors")
-        for name, entry in self._index.items():
-            if not _sound(entry, size - self._start):
-                raise RecordError(f"{path.name}: tensor {name!r:.100} is not in its place")
+        self.path, self.journal = path, journal_of(path)
+        self._index: dict[str, _Tensor] = {}
+        self._whole = 0
+        """Bytes of the journal that are whole pieces."""
+        if path.exists():
+            with open(path, "rb") as f:
+                self._index = _tensors(f, path, 0, path.stat().st_size)
+        if self.journal.exists():
+            self._read_journal()
+
+    def _read_journal(self) -> int:
+        """Take in what the journal has beyond what is known, and return its size."""
+        size = self.journal.stat().st_size
+        with open(self.journal, "rb") as f:
+            f.seek(self._whole)
+            while len(head := f.read(_HEAD)) == _HEAD:
+                start, length = f.tell(), int.from_bytes(head[:8], "little")
+                if length > size - start or hashlib.sha256(f.read(length)).digest() != head[8:]:
+                    break
+                self._index |= _tensors(f, self.journal, start, length)
+                self._whole = start + length
+                f.seek(self._whole)
+        return size
 
     @property
     def trials(self) -> set[Trial]:
@@ -83,8 +96,8 @@ class TokenFile:
 
     def shape(self, trial: Trial) -> list[int] | None:
         """[K, T] of one trial, before anything of it is read; None where there are no numbers."""
-        entry = self._index.get(_name(trial, "nll"))
-        return entry and entry["shape"]
+        found = self._index.get(_name(trial, "nll"))
+        return found and found.shape
 
     def read(self, trial: Trial, compressed_from: list[int] | None = None) -> Tokens | None:
         """The numbers of one trial, None where there are none. compressed_from: by chain, the index of the first token
@@ -94,14 +107,11 @@ class TokenFile:
         if shape is None:
             return None
         arrays = {}
-        with open(self.path, "rb") as f:
-            for field, (kind, dtype) in FIELDS.items():
-                entry = self._index.get(_name(trial, field))
-                if entry is None or entry["dtype"] != kind or len(shape) != 2 or entry["shape"] != shape:
-                    raise RecordError(f"{self.path.name}: {field} of {trial} is not {kind} [K, T]")
-                begin, end = entry["data_offsets"]
-                f.seek(self._start + begin)
-                arrays[field] = np.frombuffer(f.read(end - begin), dtype).reshape(entry["shape"])
+        for field, (kind, dtype) in FIELDS.items():
+            found = self._index.get(_name(trial, field))
+            if found is None or found.dtype != kind or len(shape) != 2 or found.shape != shape:
+                raise RecordError(f"{self.path.name}: {field} of {trial} is not {kind} [K, T]")
+            arrays[field] = np.frombuffer(found.read(), dtype).reshape(shape)
         chains, length = arrays["nll"].shape
         first = [length] * chains if compressed_from is None else compressed_from
         if chains != len(first):
@@ -109,27 +119,94 @@ class TokenFile:
         mask = np.arange(length)[None] >= np.array(first)[:, None]
         return Tokens(arrays["nll"], arrays["rank"], arrays["kl"], mask)
 
+    def append(self, found: Mapping[Trial, Tokens]) -> None:
+        """Add trials to the journal: they are on disk on return, and what is there already is not written again. A
+        trial that is there already, whose record a crash prevented, is replaced."""
+        data = _safetensors((name, FIELDS[field][0], array.shape, array.tobytes())
+                            for name, field, array in _named(found))  # fmt: skip
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        if self.journal.exists() and self._read_journal() > self._whole:
+            jsonl.cut(self.journal, self._whole)
+        jsonl.append(self.journal, len(data).to_bytes(8, "little") + hashlib.sha256(data).digest() + data)
+        self._read_journal()
+
+    def settle(self) -> None:
+        """Let what the journal holds go into the file."""
+        if self.journal.exists():
+            self.add({})
+
     def add(self, found: Mapping[Trial, Tokens]) -> None:
-        """Write the file again with more trials, in one move: after a crash it holds all or none of them. A trial that
-        is there already, whose record a crash prevented, is replaced."""
-        new = {_name(t, f): array for t, tokens in found.items() for f, array in _arrays(tokens).items()}
-        header, pieces, at = {}, [], 0
-        old = self.path.read_bytes() if self._index else b""
-        for name in sorted({*self._index, *new}):
-            if name in new:
-                kind, shape, data = FIELDS[json.loads(name)[3]][0], list(new[name].shape), new[name].tobytes()
-            else:
-                entry = self._index[name]
-                begin, end = (self._start + o for o in entry["data_offsets"])
-                kind, shape, data = entry["dtype"], entry["shape"], old[begin:end]
-            header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + len(data)]}
-            pieces.append(data)
-            at += len(data)
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
+        """Write the file again with more trials, and with those in the journal, in one move: after a crash it holds all
+        or none of them. A trial that is there already is replaced."""
+        new = {name: (FIELDS[field][0], array.shape, array.tobytes()) for name, field, array in _named(found)}
+        both = {**{name: (t.dtype, t.shape, t.read()) for name, t in self._index.items() if name not in new}, **new}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        jsonl.replace(self.path, len(text).to_bytes(8, "little") + text + b"".join(pieces))
-        self._index, self._start = header, 8 + len(text)
+        jsonl.replace(self.path, _safetensors((name, *both[name]) for name in sorted(both)))
+        if self.journal.exists():
+            jsonl.remove(self.journal)
+        self._whole = 0
+        with open(self.path, "rb") as f:
+            self._index = _tensors(f, self.path, 0, self.path.stat().st_size)
+
+
+def journal_of(path: Path) -> Path:
+    """Where the journal of the arrays at `path` lies while replays run."""
+    return path.with_name(path.name + ".journal")
+
+
+class _Tensor(NamedTuple):
+    """Where the bytes of one tensor lie, and what they are."""
+
+    path: Path
+    start: int
+    size: int
+    dtype: str
+    shape: list[int]
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as f:
+            f.seek(self.start)
+            return f.read(self.size)
+
+
+def _tensors(f: BinaryIO, path: Path, at: int, size: int) -> dict[str, _Tensor]:
+    """The tensors of the safetensors file of so many bytes that lies at a place in `f`. Raises RecordError."""
+    f.seek(at)
+    length = int.from_bytes(f.read(8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise RecordError(f"{path.name}: is no safetensors file; restore it")
+    try:
+        index = json.loads(f.read(length))
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path.name}: its header is not JSON: {error}") from None
+    if not isinstance(index, dict):
+        raise RecordError(f"{path.name}: its header holds no named tensors")
+    out = {}
+    for name, entry in index.items():
+        if not _sound(entry, size - 8 - length):
+            raise RecordError(f"{path.name}: tensor {name!r:.100} is not in its place")
+        begin, end = entry["data_offsets"]
+        out[name] = _Tensor(path, at + 8 + length + begin, end - begin, entry["dtype"], entry["shape"])
+    return out
+
+
+def _safetensors(tensors: Iterable[tuple[str, str, Sequence[int], bytes]]) -> bytes:
+    """A file of (name, type, shape, bytes)."""
+    header, pieces, at = {}, [], 0
+    for name, kind, shape, data in tensors:
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+        pieces.append(data)
+        at += len(data)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(pieces)
+
+
+def _named(found: Mapping[Trial, Tokens]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name, field, array) of every tensor."""
+    for trial, tokens in found.items():
+        for field, array in _arrays(tokens).items():
+            yield _name(trial, field), field, array
 
 
 def _name(trial: Trial, field: str) -> str:

@@ -216,14 +216,19 @@ def run(
             for block in blocks(found, token_bytes, settings.block_bytes)
         ]
 
+        files: dict[str, arrays.TokenFile] = {}
+
         def keep(cell: Cell, made: list[Trial], numbers: dict[tuple[str, int], Tokens]) -> None:
-            file = arrays.TokenFile(path / "tokens" / cell.file)
-            file.add({("", *key): tokens for key, tokens in numbers.items()})
+            if cell.file not in files:
+                files[cell.file] = arrays.TokenFile(path / "tokens" / cell.file)
+            files[cell.file].append({("", *key): tokens for key, tokens in numbers.items()})
             jsonl.append(trials, b"".join(line_of(t) + b"\n" for t in made))
             advance(len(made), sum(t.tokens for t in made))
 
         if lacking := [rows for rows in lacking if rows]:
             bench.replays(lacking, keep)
+        for cell in grid:  # also of an earlier run that was cut off
+            arrays.TokenFile(path / "tokens" / cell.file).settle()
 
 
 def _take_over(references: Path, file: Path) -> None:

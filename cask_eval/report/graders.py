@@ -6,8 +6,9 @@ Records keep nothing of it and nothing was decided by it.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ NOTE = (
     "How often math-verify alone, with its own defaults on the whole output, would have decided otherwise than the "
     "study's grader; worked out when this page was written, and nothing was decided by it."
 )
+
+# Outputs that are held at once while they are asked about; and so many are worth a word.
+_AT_ONCE, _MANY = 256, 1_000
 
 
 @dataclass(frozen=True)
@@ -64,21 +68,38 @@ def compare(
     plain = getattr(task, "plain", None)
     if plain is None:
         return Differences()
-    graded = [r for r in records if r.phase == "heldout" and r.status != "failed"]
-    if missing := sum(r.problem not in problems for r in graded):
-        return Differences(absent=f"the texts of {missing:,} of {len(graded):,} trials' problems are not at hand")
-    if len(graded) > 1_000:
-        say(f"asking math-verify about {len(graded):,} outputs")
+    groups: dict[tuple[str, str], _Tally] = {}
+    graded = missing = 0
+    trials = (r for r in records if r.phase == "heldout" and r.status != "failed")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        verdicts = list(threads.map(lambda r: plain(problems[r.problem], r.output), graded))
-    groups: dict[tuple[str, str], list[tuple[Record, bool | None]]] = {}
-    for record, verdict in zip(graded, verdicts, strict=True):
-        groups.setdefault((fmt.one_line(record.cell), fmt.one_line(record.arm)), []).append((record, verdict))
-    return Differences({where: _difference(*where, rows) for where, rows in groups.items()})
+        while some := list(itertools.islice(trials, _AT_ONCE)):
+            graded += len(some)
+            missing += sum(r.problem not in problems for r in some)
+            if missing:  # nothing is worked out, and how many there are is said
+                continue
+            if graded - len(some) < _MANY < graded:
+                say(f"asking math-verify about more than {_MANY:,} outputs")
+            verdicts = threads.map(lambda r: plain(problems[r.problem], r.output), some)
+            for record, verdict in zip(some, verdicts, strict=True):
+                groups.setdefault((fmt.one_line(record.cell), fmt.one_line(record.arm)), _Tally()).add(record, verdict)
+    if missing:
+        return Differences(absent=f"the texts of {missing:,} of {graded:,} trials' problems are not at hand")
+    return Differences({where: tally.difference(*where) for where, tally in groups.items()})
 
 
-def _difference(cell: str, arm: str, rows: Sequence[tuple[Record, bool | None]]) -> Difference:
-    differ = [r for r, v in rows if v is not None and v != r.grade.correct]
-    right = tuple(fmt.one_line(r.problem) for r in differ if r.grade.correct)
-    wrong = tuple(fmt.one_line(r.problem) for r in differ if not r.grade.correct)
-    return Difference(cell, arm, right, wrong, sum(v is None for _, v in rows))
+class _Tally:
+    """What differs in one arm in one cell."""
+
+    def __init__(self) -> None:
+        self.right: list[str] = []
+        self.wrong: list[str] = []
+        self.undecided = 0
+
+    def add(self, r: Record, verdict: bool | None) -> None:
+        if verdict is None:
+            self.undecided += 1
+        elif verdict != r.grade.correct:
+            (self.right if r.grade.correct else self.wrong).append(fmt.one_line(r.problem))
+
+    def difference(self, cell: str, arm: str) -> Difference:
+        return Difference(cell, arm, tuple(self.right), tuple(self.wrong), self.undecided)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from cask_eval.canonical import digest
@@ -27,7 +28,16 @@ from cask_eval.ledger.events import (
 from cask_eval.ledger.lineage import manifests, shared
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState, guard, require
-from cask_eval.protocol.keys import dev_keys, expected_keys, full_arms, is_step, keys_root, search_keys, step_config
+from cask_eval.protocol.keys import (
+    Grid,
+    dev_keys,
+    expected_keys,
+    full_arms,
+    is_step,
+    keys_root,
+    search_keys,
+    step_config,
+)
 from cask_eval.protocol.load import load
 from cask_eval.protocol.model import REFERENCE
 from cask_eval.records.model import Record
@@ -151,7 +161,7 @@ def tune(workspace: Workspace, name: str, place: Place, watch: Watch) -> Event:
         if state.dev_run is None:
             expected = dev_keys(protocol, ids)
             # How many budgets a search will try is not known; its trials show as tokens only.
-            watch.start(len(expected), len(store.done.intersection(expected)))
+            watch.start(len(expected), sum(key in expected for key in store.done))
             with place.bench(study, state, watch.say) as bench:
                 matched = _matched(study, grounds, bench, store, watch)
                 _say_usage(bench, watch)
@@ -185,6 +195,7 @@ def _matched(
 
     def run(batches: list[Batch]) -> None:
         bench.run_all(given(study, store, batches), store.done, store.append, watch.advance)
+        settle(study, store, batches)
 
     protocol = study.protocol
     references = [
@@ -263,14 +274,27 @@ def given(study: Study, store: RecordStore, batches: list[Batch]) -> list[tuple[
         if c.model in replaying
     }
 
+    files: dict[tuple[str, str], TokenFile] = {}
+
     def keep(batch: Batch) -> Callable[[dict], None]:
-        # Opened anew each time: several batches may write to the file of one arm in turns.
-        return lambda found: token_file(study, store, batch).add(found)
+        # Several batches may write to the file of one arm in turns.
+        def append(found: dict) -> None:
+            place = batch.cell.name, batch.arm
+            files[place] = files.get(place) or token_file(study, store, batch)
+            files[place].append(found)
+
+        return append
 
     return [
         (b, Replays(references[b.cell.model], keep(b)) if study.protocol.fidelity and b.arm != REFERENCE else None)
         for b in batches
     ]
+
+
+def settle(study: Study, store: RecordStore, batches: list[Batch]) -> None:
+    """Let the numbers per token of replays that have ended go into their files."""
+    for batch in batches if study.protocol.fidelity else ():
+        token_file(study, store, batch).settle()
 
 
 def _refuse_broken(store: RecordStore, chosen: Select) -> None:
@@ -353,6 +377,7 @@ def confirm(
                 ]
                 for some in ([b for b in batches if b.arm == REFERENCE], [b for b in batches if b.arm != REFERENCE]):
                     bench.run_all(given(study, store, some), store.done, store.append, watch.advance)
+                    settle(study, store, some)
                 _say_usage(bench, watch)
                 _complete(store, expected)
                 _end_session(ledger, study, session, True, store, bench)
@@ -400,10 +425,10 @@ def _say_usage(bench: Runs, watch: Watch) -> None:
 
 def _say_failures(store: RecordStore, watch: Watch, fidelity: bool) -> None:
     """Failed trials count as wrong, replays as the worst; they are not outcomes, so naming them does not unblind."""
-    failed = [r for r in store.read() if r.failure]
-    for (cell, arm, config), group in groupby(sorted(failed, key=lambda r: r.key), key=lambda r: r.key[1:4]):
+    failed = sorted(((r.key, r.failure) for r in store.failed()), key=itemgetter(0))
+    for (cell, arm, config), group in groupby(failed, key=lambda pair: pair[0][1:4]):
         faults = list(group)
-        first = faults[0].failure
+        first = faults[0][1]
         counts = "count as the worst" if fidelity else "count as wrong"
         what = "failed and are not part of its mean cache" if is_step(config) else f"failed and {counts}"
         watch.say(
@@ -427,12 +452,12 @@ def _commit(store: RecordStore, workspace: Workspace) -> RecordsCommit:
     return store.commit(workspace.root)
 
 
-def _complete(store: RecordStore, expected: list) -> None:
+def _complete(store: RecordStore, expected: Grid) -> None:
     done = store.done
     missing = [k for k in expected if k not in done]
     if missing:
         raise StateError(f"{len(missing)} trials have no record, the first being {missing[0]}; run the command again")
-    extra = done - set(expected)
+    extra = [key for key in done if key not in expected]
     if extra:
         raise DriftError(
             f"{store.path} holds {len(extra)} records that the protocol does not ask for, such as "

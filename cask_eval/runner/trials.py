@@ -49,7 +49,7 @@ Save = Callable[[list[Record]], None]
 # Logits of the full cache that wait for their replays, in bytes.
 FULL_BYTES = 1 << 30
 
-# Replays whose numbers are written at once: each time the file of their arm is written anew.
+# Replays whose numbers are written at once, and wait for the disk together.
 KEPT_AT_ONCE = 64
 
 

@@ -301,7 +301,8 @@ class _Loader:
                 where = tokens.path_of(file.path, cell, arm)
                 try:
                     path = self.workspace.resolve(where)
-                    if path.is_file():
+                    journal = self.workspace.resolve(f"{where}.journal")  # must not lead out of it either
+                    if path.is_file() or journal.is_file():
                         out.setdefault(role, {})[cell, arm] = path
                 except (OSError, RuntimeError, CaskError) as error:
                     self.faults.append(f"{where} cannot be read: {error}")
@@ -356,7 +357,7 @@ class _Loader:
             if gone:
                 self.absent[role] = f"{gone.path} is not there"
                 return None
-            return recorded.load(committed.path, parts, self.workspace.root)
+            return recorded.load(committed.path, parts, self.workspace.root, committed.count)
         except (OSError, RuntimeError, CaskError) as error:  # RuntimeError: links that lead in a circle
             self.absent[role] = str(error)
             self.faults.append(str(error))

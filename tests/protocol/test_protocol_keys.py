@@ -108,7 +108,7 @@ def test_search_keys(several):
         "no-cell": {"two": {"untuned": [70]}},
     }
     found = keys.search_keys(several, tried, iter(["p2", "p1"]))
-    assert found == [
+    assert list(found) == [
         ("dev", "chain-s/b64", "one", "lambda=1.0@9", "p2", 0), ("dev", "chain-s/b64", "one", "lambda=1.0@9", "p1", 0),
         ("dev", "chain-s/b64", "two", "untuned@70", "p2", 0), ("dev", "chain-s/b64", "two", "untuned@70", "p1", 0),
         ("dev", "chain-s/b64", "two", "untuned@68", "p2", 0), ("dev", "chain-s/b64", "two", "untuned@68", "p1", 0),

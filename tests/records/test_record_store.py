@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from cask_eval.canonical import ZERO, merkle_root
 from cask_eval.errors import RecordError, StateError
-from cask_eval.records.model import GradeRecord, Record
+from cask_eval.records import store as records_store
+from cask_eval.records.model import Failure, GradeRecord, Record
 from cask_eval.records.store import RecordStore, commit, evidence_of, line_of, parse
 
 
@@ -241,3 +243,40 @@ def test_commit_does_not_depend_on_white_space(store):
     before = filled(store, make("a")).commit(store.path.parent)
     store.path.write_text(json.dumps(json.loads(store.path.read_bytes()), indent=None) + "\n")
     assert store.commit(store.path.parent) == before
+
+
+def test_failures_are_found_without_parsing_the_others(store, monkeypatch):
+    failure = Failure(kind="method", error="X", message="no")
+    said = '"failure":null'
+    records = [make("a", output=said), make("b", status="failed", failure=failure, output=said), make("c"),
+               make("d", measures={"failure": "null"})]  # fmt: skip
+    filled(store, *records)
+    # Written otherwise, it is parsed.
+    store.path.write_bytes(store.path.read_bytes() + json.dumps(json.loads(line_of(make("e")))).encode() + b"\n")
+    parsed, inner = [], records_store.parse
+    monkeypatch.setattr(records_store, "parse", lambda line, where: parsed.append(where) or inner(line, where))
+    assert list(store.failed()) == records[1:2]
+    assert [int(where.rpartition(":")[2]) for where in parsed] == [2, 5]
+
+
+def test_a_second_record_of_a_trial_is_named_with_the_first(store):
+    lines = [line_of(make(p)) + b"\n" for p in "abca"]
+    store.path.parent.mkdir(parents=True)
+    store.path.write_bytes(b"".join(lines))
+    for look in (lambda: list(store.read()), lambda: store.done, lambda: store.commit(store.path.parents[2])):
+        with pytest.raises(RecordError, match=r"dev.jsonl:4: the trial dev/m/b64/baseline/a/0 is already at line 1; "):
+            look()
+
+
+def test_a_file_is_read_line_by_line(store):
+    """However long it is; all of it and its lines were twice its size."""
+    filled(store, make("a"))
+    record, size = make("a", output="x" * 100_000), 200
+    with open(store.path, "wb") as f:
+        for i in range(size):
+            f.write(line_of(record.model_copy(update={"problem": str(i)})) + b"\n")
+    tracemalloc.start()
+    assert sum(1 for _ in store.read()) == size
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size * 100_000 / 2

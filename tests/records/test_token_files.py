@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from cask_eval import jsonl
 from cask_eval.errors import RecordError
 from cask_eval.fidelity import Tokens
-from cask_eval.records.tokens import FIELDS, TokenFile, digest_of, path_of
+from cask_eval.records.tokens import FIELDS, TokenFile, digest_of, journal_of, path_of
 
 
 def made(seed=0, chains=1, length=5, kl=True):
@@ -65,6 +66,92 @@ def test_a_trial_is_replaced_and_a_failed_write_changes_nothing(tmp_path, monkey
     with pytest.raises(OSError, match="No space"):
         file.add({trial: made(4)})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_what_is_appended_is_there_and_goes_into_the_file(tmp_path):
+    """Byte for byte what one write of all would have left, in whatever order it came."""
+    path, found = tmp_path / "a" / "x.safetensors", {("", f"p{i}", 0): made(i, 1 + i % 2, 3 + i) for i in range(6)}
+    file = TokenFile(path)
+    for t in reversed(found):
+        file.append({t: found[t]})
+        for look in (file, TokenFile(path)):
+            assert equal(look.read(t, [2] * len(found[t].nll)), found[t])
+    assert not path.exists() and TokenFile(path).trials == set(found)
+    file.append({("", "p3", 0): made(9)})
+    assert equal(TokenFile(path).read(("", "p3", 0), [2]), made(9))
+    file.append({("", "p3", 0): found["", "p3", 0]})
+    TokenFile(path).settle()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    TokenFile(tmp_path / "one").add(found)
+    assert path.read_bytes() == (tmp_path / "one").read_bytes()
+    file = TokenFile(path)
+    file.settle()
+    file.append({("", "q", 0): made(7)})
+    assert equal(file.read(("", "q", 0), [2]), made(7)) and equal(file.read(("", "p2", 0), [2]), found["", "p2", 0])
+
+
+def test_two_that_append_in_turns_see_each_other(tmp_path):
+    path = tmp_path / "x.safetensors"
+    one, other = TokenFile(path), TokenFile(path)
+    for i, file in enumerate((one, other, one, other)):
+        file.append({("", str(i), 0): made(i)})
+    other.settle()
+    assert TokenFile(path).trials == {("", str(i), 0) for i in range(4)}
+
+
+def test_appending_does_not_write_again_what_is_there(tmp_path, monkeypatch):
+    file, written, inner = TokenFile(tmp_path / "x.safetensors"), [], jsonl.append
+    monkeypatch.setattr(jsonl, "append", lambda path, data: written.append(len(data)) or inner(path, data))
+    monkeypatch.setattr(jsonl, "replace", None)
+    for i in range(30):
+        file.append({("", f"{i:02}", 0): made(i)})
+    assert len(written) == 30 and max(written) < min(written) + 16
+
+
+@pytest.mark.parametrize("left", [1, 7, 39, 40, 41, 200, -1])
+def test_a_torn_piece_is_passed_over_and_replaced(tmp_path, left):
+    path = tmp_path / "x.safetensors"
+    TokenFile(path).append({("", "a", 0): made(1)})
+    whole = journal_of(path).read_bytes()
+    TokenFile(path).append({("", "b", 0): made(2)})
+    torn = journal_of(path).read_bytes()[len(whole) :][:left]
+    journal_of(path).write_bytes(whole + torn)
+    assert TokenFile(path).trials == {("", "a", 0)} and equal(TokenFile(path).read(("", "a", 0), [2]), made(1))
+    TokenFile(path).append({("", "b", 0): made(2), ("", "c", 0): made(3)})
+    TokenFile(path).settle()
+    assert {t: TokenFile(path).read(t, [2]) is not None for t in TokenFile(path).trials} == {
+        ("", name, 0): True for name in "abc"
+    }
+
+
+def test_a_crash_between_the_file_and_the_end_of_its_journal(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    TokenFile(path).append({("", "a", 0): made(1)})
+    monkeypatch.setattr(jsonl, "remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        TokenFile(path).settle()
+    monkeypatch.undo()
+    assert path.exists() and journal_of(path).exists()
+    before = path.read_bytes()
+    TokenFile(path).settle()
+    assert path.read_bytes() == before and not journal_of(path).exists()
+
+
+def test_a_failed_append_changes_nothing(tmp_path, monkeypatch):
+    file = TokenFile(tmp_path / "x.safetensors")
+    file.append({("", "a", 0): made(1)})
+    before = file.journal.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            file.append({("", "b", 0): made(2)})
+    assert file.journal.read_bytes() == before and file.trials == {("", "a", 0)}
+    file.append({("", "b", 0): made(2)})
+    assert TokenFile(file.path).trials == file.trials == {("", "a", 0), ("", "b", 0)}
 
 
 def test_the_digest_covers_shape_numbers_and_fields_but_not_the_mask():

@@ -1,5 +1,6 @@
 """Where math-verify alone decides otherwise: a column for tasks that can ask it, a reason where it cannot be asked."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -84,3 +85,26 @@ def test_a_page_does_not_say_where_files_lie_on_this_machine():
     said = "math.jsonl is not there; /home/me/study/math.jsonl is no file; /data/sets/math.jsonl is no file"
     kept = "math.jsonl is not there; math.jsonl is no file; math.jsonl is no file"
     assert _without(said, ["/home/me/study", "/data/sets"]) == kept
+
+
+def test_few_outputs_are_held_at_once():
+    """A study of a million outputs is asked about as it is read."""
+    alive = []
+
+    def each():
+        for n in range(2000):
+            alive.append(weakref.ref(one := Output()))
+            yield record("baseline", str(n), n % 3 == 0, one)
+        assert sum(ref() is not None for ref in alive) < 600
+
+    class Output:
+        pass
+
+    said = []
+    problems = dict.fromkeys(map(str, range(2000)))
+    found = compare(each(), SimpleNamespace(plain=lambda problem, output: True), problems, said.append)
+    assert len(found.of[CELL, "baseline"].wrong) == 1333
+    assert said == ["asking math-verify about more than 1,000 outputs"]
+    del problems["1999"]
+    absent = compare(each(), SimpleNamespace(plain=lambda *_: True), problems).absent
+    assert absent == "the texts of 1 of 2,000 trials' problems are not at hand"

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 
-from cask_eval.canonical import Merkle
 from cask_eval.ledger.events import RecordsCommit
 from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.evidence import Evidence
@@ -32,18 +31,20 @@ def v04(e: Evidence) -> Iterator[str]:
         else:
             yield from _compare(f"line {line}", era.records, file)
     if e.heldout:
-        yield from _sessions(e, e.heldout)
+        commits = [s.records for s in e.sessions] + ([e.close.records] if e.close else [])
+        roots = _roots(e.heldout, commits)
+        yield from _sessions(e, e.heldout, roots)
     if e.close and e.heldout:
-        yield from _compare("close", e.close.records, e.heldout)
+        yield from _compare("close", e.close.records, e.heldout, roots)
         if not e.sessions:
             yield "the study is closed without a held-out session"
         elif e.sessions[-1].records != e.close.records:
             yield "close commits to other records than the last session"
 
 
-def _sessions(e: Evidence, file: RecordFile) -> Iterator[str]:
+def _sessions(e: Evidence, file: RecordFile, roots: Mapping[int, str]) -> Iterator[str]:
     """What a session left stays in the file, in front of what came later, and so do its segments."""
-    before, roots = 0, _roots(file, [s.records.count for s in e.sessions])
+    before = 0
     for session in e.sessions:
         name, found = f"session {session.session}", session.records
         if e.close and found.path != e.close.records.path:
@@ -56,19 +57,14 @@ def _sessions(e: Evidence, file: RecordFile) -> Iterator[str]:
         before = found.count
 
 
-def _roots(file: RecordFile, counts: Iterable[int]) -> dict[int, str]:
-    """Count → root of so many of the first records, as in `records.segments.commit`, from the hashes that are there
-    already; counts that are more than there are records are left out."""
-    rows = file.rows
-    trees = {count: Merkle() for count in counts if count <= len(rows)}
-    for at in sorted(range(len(rows)), key=lambda i: rows[i].key):
-        for count, tree in trees.items():
-            if at < count:
-                tree.add(rows[at].leaf)
-    return {count: tree.root for count, tree in trees.items()}
+def _roots(file: RecordFile, commits: Iterable[RecordsCommit]) -> dict[int, str]:
+    """Count → root of so many of the first records; counts that are more than there are records are left out."""
+    return file.rows.roots(c.count for c in commits if c.count <= len(file.rows))
 
 
-def _compare(event: str, committed: RecordsCommit, file: RecordFile) -> Iterator[str]:
+def _compare(
+    event: str, committed: RecordsCommit, file: RecordFile, roots: Mapping[int, str] | None = None
+) -> Iterator[str]:
     if file.torn:
         yield f"{file.path}: the last line is incomplete"
     yield from _segments(event, committed, file)
@@ -77,7 +73,7 @@ def _compare(event: str, committed: RecordsCommit, file: RecordFile) -> Iterator
         yield f"{extra} is there, {event} commits to {len(committed.segments)} segments in front of {file.path}"
     if len(file.rows) != committed.count:
         yield f"{file.path} holds {len(file.rows)} records, {event} commits to {committed.count}"
-    elif _roots(file, [committed.count])[committed.count] != committed.merkle_root:
+    elif (roots or _roots(file, [committed]))[committed.count] != committed.merkle_root:
         yield f"{file.path} does not have the Merkle root that {event} commits to"
 
 

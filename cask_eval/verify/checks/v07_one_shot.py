@@ -35,8 +35,11 @@ def v07(e: Evidence) -> Iterator[str]:
         if session.complete:
             yield f"session {session.session} was complete, but another followed"
 
-    foreign = Counter(r.registration for r in e.heldout.rows if r.registration != e.registration)
+    foreign: Counter[str] = Counter()
+    for about, count in e.heldout.rows.abouts.items():
+        if about.registration != e.registration:
+            foreign[about.registration] += count
     for registration, count in foreign.items():
         yield f"{count} held-out records were made under another registration, {registration}"
-    if others := sum(r.study != e.study for r in e.heldout.rows):
+    if others := sum(count for about, count in e.heldout.rows.abouts.items() if about.study != e.study):
         yield f"{others} held-out records belong to another study"

@@ -21,7 +21,8 @@ def v10(e: Evidence) -> Iterator[str]:
                 yield f"the {role} records hold a {phase} record: {cell}/{arm}/{problem}"
     runs = [(e.registration, e.dev), *((era.register[0].hash, file) for era, file in e.superseded)]
     for registration, file in runs:
-        if file and (others := sum((r.study, r.registration) != (e.study, registration) for r in file.rows)):
+        abouts = file.rows.abouts.items() if file else ()
+        if others := sum(n for about, n in abouts if (about.study, about.registration) != (e.study, registration)):
             yield f"{others} records in {file.path} were made under another registration"
     if e.dev and e.heldout and e.dev.path == e.heldout.path:
         yield f"both phases are in one file, {e.dev.path}"

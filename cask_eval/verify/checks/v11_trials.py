@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import heapq
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 
 from cask_eval.decide.budgets import EVALUATIONS, tried
-from cask_eval.protocol.keys import Key, dev_keys, expected_keys, search_keys
+from cask_eval.protocol.keys import Grid, Key, dev_keys, expected_keys, search_keys
 from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
-from cask_eval.verify.recorded import Row
+from cask_eval.verify.recorded import Rows
 
 _NEEDS = ("protocol", "dev_run", "select", "close", "dev_manifest", "heldout_manifest", "dev", "heldout")
 
@@ -28,13 +30,29 @@ def v11(e: Evidence) -> Iterator[str]:
     yield from _grid("held-out", asked, e.heldout.rows)
 
 
-def _grid(name: str, keys: Iterable[Key], rows: Iterable[Row]) -> Iterator[str]:
-    expected, found = Counter(keys), Counter(r.key for r in rows)
-    missing, extra = expected - found, found - expected
-    if missing:
-        yield f"{missing.total()} of {expected.total()} {name} trials have no record, first {_show(min(missing))}"
-    if extra:
-        yield f"{extra.total()} {name} records are not asked for or come twice, first {_show(min(extra))}"
+def _grid(name: str, asked: Grid, rows: Rows) -> Iterator[str]:
+    missing, extra = _Some(), _Some()
+    both = heapq.merge(((key, 1) for key in asked.in_order()), ((key, -1) for key in rows.in_order()))
+    for key, group in groupby(both, key=itemgetter(0)):
+        balance = sum(one for _, one in group)
+        missing.add(key, balance)
+        extra.add(key, -balance)
+    if missing.count:
+        yield f"{missing.count} of {len(asked)} {name} trials have no record, first {_show(missing.first)}"
+    if extra.count:
+        yield f"{extra.count} {name} records are not asked for or come twice, first {_show(extra.first)}"
+
+
+class _Some:
+    """How many keys there are, and which is the first."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ()
+
+    def add(self, key: Key, times: int) -> None:
+        if times > 0:
+            self.first = self.first or key
+            self.count += times
 
 
 def _show(key: Key) -> str:

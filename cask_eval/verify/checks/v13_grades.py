@@ -21,7 +21,7 @@ def v13(e: Evidence) -> Iterator[str]:
         yield Skip(e.why("task"))
         return
     yield from decoded(e)
-    versions = {r.grader for f in (e.dev, e.heldout) if f for r in f.rows if not r.failed}
+    versions = {about.grader for f in (e.dev, e.heldout) if f for about in f.rows.abouts if not about.failed}
     if len(versions) > 1:
         yield f"the records were graded by {len(versions)} graders: {', '.join(sorted(versions))}"
     if other := versions - {e.task.GRADER}:

@@ -20,7 +20,7 @@ def v22(e: Evidence) -> Iterator[str]:
             yield f"session {s.session} ran other method code than was registered"
         if s.environment != e.register.environment:
             yield f"session {s.session} ran in another environment than was registered"
-    tuned = {(r.seed, r.output) for r in e.dev.rows if r.output}
+    tuned = {r.drawn for r in e.dev.rows if r.output}
     for r in e.heldout.rows:
-        if (r.seed, r.output) in tuned:
+        if r.drawn in tuned:
             yield f"{r.where.partition('/')[2]}: the output and its seed are those of a dev trial"

@@ -11,7 +11,7 @@ def v23(e: Evidence) -> Iterator[str]:
     """The task's package, which holds the answer key's source and the grader, was the same at registration and at the
     end, and every record names the registered grader. V08 compares the answers, V13 the grades."""
     assert e.register and e.dev and e.heldout
-    used = {r.grader for f in (e.dev, e.heldout) for r in f.rows}
+    used = {about.grader for f in (e.dev, e.heldout) for about in f.rows.abouts}
     if e.register.grader is None or e.register.task is None:
         said = "the registration does not name the grader"
         yield Note(f"{said}; when this study was registered none did, and V13 has to do") if e.early_form else said
