@@ -12,7 +12,7 @@ reading the prompts, recording the steps and the start are not in it; compressio
 The roofline of a step is the longer of two times: weights and keys and values read once each at the measured copy rate,
 and 2 × parameters operations a row (and attention's) at the measured product rate. "share" is roofline / measured.
 transformers' generate() runs beside it at the same batch, in the same process, with its full cache. What does not fit
-into memory is said and left out.
+into memory is said and left out. CASK_EVAL_KERNELS=all before the command puts the Triton kernels in (docs/SCALE.md).
 
     python benchmarks/gpu.py --models llama-100m --unequal 16
 
@@ -34,7 +34,7 @@ from cask_methods.calibration import Statistics
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from cask_eval import shapes
-from cask_eval.engine import decode, registry
+from cask_eval.engine import decode, kernels, registry
 from cask_eval.engine.attention import NAME
 from cask_eval.engine.contract import Host
 from cask_eval.engine.model import geometry
@@ -246,7 +246,9 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     of, rows = measured(device, dtype), []
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{name}: copies {of.copy / 1e12:.3f} TB/s, products {of.product / 1e12:.2f} Tflop/s ({dtype})\n{TARGETS}")
+    in_use = ", ".join(kernels.chosen()) or "none"
+    print(f"{name}: copies {of.copy / 1e12:.3f} TB/s, products {of.product / 1e12:.2f} Tflop/s ({dtype})")
+    print(f"{TARGETS}\nkernels in use ({kernels.VARIABLE}): {in_use}")
     for model_name in args.models:
         model, shape = build(model_name, dtype, device)
         for batch in args.unequal:
@@ -257,7 +259,7 @@ def main() -> None:
         del model
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    about = {"device": name, "torch": torch.__version__, **asdict(of), **vars(args)}
+    about = {"device": name, "torch": torch.__version__, "kernels": in_use, **asdict(of), **vars(args)}
     if args.json:
         Path(args.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
     if args.plot and not args.unequal:
