@@ -1,7 +1,7 @@
 """How near decoding comes to what the memory and the arithmetic of a device allow: one command on a GPU machine.
 
-    python benchmarks/gpu.py [--models qwen-7b llama-8b] [--budgets 64 128 512] [--batches 1 16 64 256 512] [--json FILE]
-                             [--plot FILE] [--minutes M]
+    python benchmarks/gpu.py [--models qwen-7b llama-8b] [--budgets 64 128 512] [--batches 1 16 64 256 512]
+                             [--json FILE] [--plot FILE] [--minutes M]
 
 Random weights in the shape of DeepSeek-R1-Distill-Qwen-7B and -Llama-8B, bf16, no download. First the device itself is
 measured: bytes a second of a large copy (read and written bytes both count), and multiplications and additions a second
@@ -319,8 +319,11 @@ def measure(args, model_name, model, shape, of, device, dtype, folder, began) ->
         try:
             if (time.monotonic() - began) / 60 <= args.minutes:
                 short, long = (theirs(model, asked, new, device) for new in (args.new // 4, args.new // 2))
-                generated[batch] = batch * (args.new // 2 - args.new // 4) / (long - short)
-                print(f"{model_name} generate() batch {batch:4}: {generated[batch]:9.1f} tokens/s, full cache")
+                if long > short:
+                    generated[batch] = batch * (args.new // 2 - args.new // 4) / (long - short)
+                    print(f"{model_name} generate() batch {batch:4}: {generated[batch]:9.1f} tokens/s, full cache")
+                else:
+                    print(f"{model_name} generate() batch {batch}: the longer run was the faster one; give --new more")
         except torch.OutOfMemoryError:
             print(f"{model_name} generate() batch {batch}: does not fit")
         model.set_attn_implementation(NAME)
