@@ -7,7 +7,7 @@ import pytest
 import torch
 from cask_methods.scorers.triattention import OFFSETS, TriAttentionScorer
 from method_cases import entries, geometry, statistics
-from test_compact import on
+from test_kernel_compact import on
 
 
 @pytest.fixture(scope="module")

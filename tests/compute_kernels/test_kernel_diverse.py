@@ -128,7 +128,7 @@ def test_all_alike_and_nothing_to_pick(diverse, device, use):
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_selector_keeps_the_same(diverse, device, use, penalty, monkeypatch):
-    from test_compact import on
+    from test_kernel_compact import on
 
     e = on(device, entries(geometry(layers=2)))
     candidates = e.resident
