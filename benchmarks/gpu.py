@@ -171,11 +171,17 @@ def engine(model, policy, budget: int, asked: list, new: int, device: torch.devi
     return synchronised(device) - began, events.seconds, out[0].residency, usage
 
 
+def padded(asked: list, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prompts as generate() wants them, padded on the left, and which places hold tokens."""
+    longest = max(map(len, asked))
+    ids = [[0] * (longest - len(p)) + list(p) for p in asked]
+    there = [[0] * (longest - len(p)) + [1] * len(p) for p in asked]
+    return torch.tensor(ids, device=device), torch.tensor(there, device=device)
+
+
 @torch.inference_mode()
 def theirs(model, asked: list, new: int, device: torch.device) -> float:
-    longest = max(map(len, asked))
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in asked], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in asked], device=device)
+    ids, mask = padded(asked, device)
     began = synchronised(device)
     model.generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
     return synchronised(device) - began
@@ -199,13 +205,10 @@ def unequal(args, name: str, model, shape: shapes.Shape, batch: int, device: tor
     model.set_attn_implementation("sdpa")
     began, count = synchronised(device), 0
     for i in range(0, len(asked), batch):
-        rows = asked[i : i + batch]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in rows], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in rows], device=device)
+        ids, mask = padded(asked[i : i + batch], device)
         sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": list(stop)}
         out = model.generate(ids, attention_mask=mask, max_new_tokens=args.new, pad_token_id=0, **sampled)
-        for said in out[:, longest:].tolist():
+        for said in out[:, ids.shape[1] :].tolist():
             count += next((k + 1 for k, token in enumerate(said) if token in set(stop)), args.new)
     row["generate_tokens_per_s"] = count / (synchronised(device) - began)
     model.set_attn_implementation(NAME)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cask_eval.fidelity import AFTER, ENDPOINTS
+from cask_eval.records.keys import Numbers
 from cask_eval.records.model import FidelityRecord, RatesRecord, Record
 from cask_eval.residency import Residency
 
@@ -98,10 +99,7 @@ class Table(Mapping[str, list[Trial]]):
         self._tokens = array("q", bytes(8 * size))
         self._regions = array("q", b"\xff" * (24 * size))
         self._fidelity: dict[int, Followed] = {}
-        self._kinds: list[tuple] = []
-        self._kind_of: dict[tuple, int] = {}
-        self._accounts: list[Residency] = []
-        self._account_of: dict[int, int] = {}
+        self._kinds, self._accounts = Numbers(), Numbers()
 
     def add(self, problem: str, trial: Trial) -> bool:
         """Whether there was none of its problem and sample before."""
@@ -109,10 +107,10 @@ class Table(Mapping[str, list[Trial]]):
         if self._kind[at]:
             return False
         kind = trial.status, trial.right, trial.kept_min, trial.kept_max, trial.excluded
-        self._kind[at] = _number(self._kinds, self._kind_of, kind, kind)
+        self._kind[at] = 1 + self._kinds.of(kind)
         self._tokens[at] = trial.output_tokens
         if trial.account is not None:
-            self._account[at] = _number(self._accounts, self._account_of, id(trial.account), trial.account)
+            self._account[at] = 1 + self._accounts.of(trial.account, by=id(trial.account))
         if trial.regions is not None:
             self._regions[3 * at : 3 * at + 3] = array("q", trial.regions)
         if trial.fidelity is not None:
@@ -125,11 +123,11 @@ class Table(Mapping[str, list[Trial]]):
                 if self._kind[at]]  # fmt: skip
 
     def _trial(self, at: int, sample: int) -> Trial:
-        status, right, kept_min, kept_max, excluded = self._kinds[self._kind[at] - 1]
+        status, right, kept_min, kept_max, excluded = self._kinds.values[self._kind[at] - 1]
         regions, account = tuple(self._regions[3 * at : 3 * at + 3]), self._account[at]
         return Trial(sample, status, right, self._tokens[at], kept_min, kept_max,
                      regions if regions[0] >= 0 else None, self._fidelity.get(at),
-                     self._accounts[account - 1] if account else None, excluded)  # fmt: skip
+                     self._accounts.values[account - 1] if account else None, excluded)  # fmt: skip
 
     def __contains__(self, problem: object) -> bool:
         return problem in self._places
@@ -157,11 +155,3 @@ class Without(Mapping[str, list[Trial]]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _number(values: list, known: dict, look: object, value: object) -> int:
-    """The number of a value, counted from 1, which is found by `look`."""
-    found = known.setdefault(look, len(values) + 1)
-    if found > len(values):
-        values.append(value)
-    return found

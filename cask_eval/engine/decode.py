@@ -209,8 +209,8 @@ class _Run(Flight):
         if self.due[:n].all():
             self.events()
         moving = self.due[:n] == 0
-        if self.patience:  # what is written for those that stand still must fall somewhere
-            self.make_room(1 + int(self.widest[:n].max()))
+        # Also for those that stand still: what is written for them must fall somewhere.
+        self.make_room(1 + int(self.widest[:n].max()))
         width = self.width(1 + int(self.widest[:n][moving].max()))
         fed = self.token[:n].clone() if self.schedule.boundaries else None
         rows = self._rows(n) if self.recorded else n

@@ -248,8 +248,7 @@ class Flight:
             row.chance = self.schedule.first_chance(row.book.resident, row.book.prefix, row.prompt)
 
     def width(self, needed: int) -> int:
-        """Columns to read for rows that hold up to `needed` entries a head, for which room is made."""
-        self.make_room(needed)
+        """Columns to read for rows that hold up to `needed` entries a head, for which there is room."""
         return min(self.cache.capacity, -(-needed // self.grain) * self.grain)
 
     def make_room(self, needed: int) -> None:

@@ -178,7 +178,9 @@ class _Run(Flight):
         most = min(max(left), self._most(max(row.widest + ahead for row, ahead in zip(self.running, left))))
         counts = [min(ahead, most) for ahead in left]
         most = max(counts)
-        width = self.width(max(row.widest + count for row, count in zip(self.running, counts)))
+        needed = max(row.widest + count for row, count in zip(self.running, counts))
+        self.make_room(needed)
+        width = self.width(needed)
         position = self.position[:n]
         first = self.cache.fill[0, :n, 0] if self.reindexed else position
         if most == 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -12,30 +13,27 @@ from cask_eval.protocol.keys import Key
 # Problems that share an entry of `KeySet`, as the bits of a number.
 _BLOCK = 512
 
-Place = tuple[str, str, str, str]
+
+class Numbers:
+    """Values by number, in the order in which they first come. `values`: what each number stands for."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._of: dict[Hashable, int] = {}
+
+    def of(self, value: Any, by: Hashable | None = None) -> int:
+        """The number of a value, which is known by `by`, by default itself."""
+        found = self._of.setdefault(value if by is None else by, len(self.values))
+        if found == len(self.values):
+            self.values.append(value)
+        return found
 
 
 class Names:
-    """The places (phase, cell, arm, configuration) and problems that keys are made of, by number. Several `Keys` may
-    share one."""
+    """The places (phase, cell, arm, configuration) and problems that keys are made of. Several `Keys` may share one."""
 
     def __init__(self) -> None:
-        self.places: dict[Place, int] = {}
-        self.problems: dict[str, int] = {}
-        self.place_of: list[Place] = []
-        self.problem_of: list[str] = []
-
-    def place(self, place: Place) -> int:
-        found = self.places.setdefault(place, len(self.places))
-        if found == len(self.place_of):
-            self.place_of.append(place)
-        return found
-
-    def problem(self, problem: str) -> int:
-        found = self.problems.setdefault(problem, len(self.problems))
-        if found == len(self.problem_of):
-            self.problem_of.append(problem)
-        return found
+        self.places, self.problems = Numbers(), Numbers()
 
 
 class Keys(Sequence[Key]):
@@ -48,8 +46,8 @@ class Keys(Sequence[Key]):
             self.append(key)
 
     def append(self, key: Key) -> None:
-        self.places.append(self.names.place(key[:4]))
-        self.problems.append(self.names.problem(key[4]))
+        self.places.append(self.names.places.of(key[:4]))
+        self.problems.append(self.names.problems.of(key[4]))
         self.samples.append(key[5])
 
     def extend(self, places: Iterable[int], problems: Iterable[int], samples: Iterable[int]) -> None:
@@ -64,18 +62,18 @@ class Keys(Sequence[Key]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        place, problem = self.names.place_of[self.places[index]], self.names.problem_of[self.problems[index]]
-        return (*place, problem, self.samples[index])
+        place = self.names.places.values[self.places[index]]
+        return (*place, self.names.problems.values[self.problems[index]], self.samples[index])
 
     def __iter__(self) -> Iterator[Key]:
-        place_of, problem_of = self.names.place_of, self.names.problem_of
+        place_of, problem_of = self.names.places.values, self.names.problems.values
         for place, problem, sample in zip(self.places, self.problems, self.samples):
             yield (*place_of[place], problem_of[problem], sample)
 
     def order(self, first: int = 0) -> np.ndarray:
         """The numbers of the keys from the first on, as `sorted` would have them by key."""
-        places = _ranks(self.names.place_of)[np.asarray(self.places)[first:]]
-        problems = _ranks(self.names.problem_of)[np.asarray(self.problems)[first:]]
+        places = _ranks(self.names.places.values)[np.asarray(self.places)[first:]]
+        problems = _ranks(self.names.problems.values)[np.asarray(self.problems)[first:]]
         found = np.lexsort((np.asarray(self.samples)[first:], problems, places)).astype(np.uint32)
         found += np.uint32(first)
         return found

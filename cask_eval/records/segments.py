@@ -104,7 +104,7 @@ class Index:
         """The records of one cell, arm and configuration; None takes any."""
         fit = {
             number
-            for place, number in self.keys.names.places.items()
+            for number, place in enumerate(self.keys.names.places.values)
             if all(w in (None, part) for w, part in zip(wanted, place[1:]))
         }
         return np.flatnonzero(np.isin(np.asarray(self.keys.places), list(fit))).tolist() if fit else []
@@ -148,9 +148,9 @@ def write(index: Index, sha256: str, path: Path) -> None:
     rows: list[int] = []
     for row, key in enumerate(index.keys):
         start, end = index.span(row)
-        rows += (names.place(key[:4]), names.problem(key[4]), key[5], end - start)
+        rows += (names.places.of(key[:4]), names.problems.of(key[4]), key[5], end - start)
     stored = _Stored(
-        bytes=index.size, sha256=sha256, places=names.place_of, problems=names.problem_of, rows=rows,
+        bytes=index.size, sha256=sha256, places=names.places.values, problems=names.problems.values, rows=rows,
         leaves=base64.b64encode(index._leaves).decode(),
     )  # fmt: skip
     body = json.dumps(stored.model_dump(), separators=(",", ":")).encode()
@@ -174,8 +174,8 @@ def read(path: Path, names: Names | None = None) -> tuple[Index, str] | None:
         if len(stored.rows) != 4 * (len(leaves) // _LEAF) or len(leaves) % _LEAF:
             raise ValueError("its columns are not of one length")
         keys = Keys(names=names)
-        places = [keys.names.place(place) for place in stored.places]
-        problems = [keys.names.problem(problem) for problem in stored.problems]
+        places = [keys.names.places.of(place) for place in stored.places]
+        problems = [keys.names.problems.of(problem) for problem in stored.problems]
         of_place, of_problem, samples, sizes = (stored.rows[column::4] for column in range(4))
         if any(number < 0 for number in stored.rows):
             raise ValueError("a number is below zero")

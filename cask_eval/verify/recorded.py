@@ -21,7 +21,7 @@ from cask_eval.canonical import leaf_hash, merkle_root_of
 from cask_eval.errors import CaskError, RecordError
 from cask_eval.ledger.events import SegmentCommit
 from cask_eval.protocol.keys import MAX_TRIALS, Key
-from cask_eval.records.keys import Keys
+from cask_eval.records.keys import Keys, Numbers
 from cask_eval.records.model import Record, ResidencyRecord
 from cask_eval.records.store import canonical_lines, parse
 
@@ -129,20 +129,17 @@ class _Column:
     """Values of which many are alike, four bytes each."""
 
     def __init__(self) -> None:
-        self._codes, self._code_of, self._values = array("I"), {}, []
+        self._codes, self._numbers = array("I"), Numbers()
 
     def append(self, value: Hashable) -> None:
-        code = self._code_of.setdefault(value, len(self._values))
-        if code == len(self._values):
-            self._values.append(value)
-        self._codes.append(code)
+        self._codes.append(self._numbers.of(value))
 
     def __getitem__(self, at: int) -> Any:
-        return self._values[self._codes[at]]
+        return self._numbers.values[self._codes[at]]
 
     def counts(self) -> dict[Any, int]:
-        found = np.bincount(np.asarray(self._codes), minlength=len(self._values)).tolist()
-        return dict(zip(self._values, found, strict=True))
+        values = self._numbers.values
+        return dict(zip(values, np.bincount(np.asarray(self._codes), minlength=len(values)).tolist(), strict=True))
 
 
 class Segment(NamedTuple):
