@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from cask_eval.errors import GATE, OK, CaskError, LedgerError
 from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:
+    from cask_eval.decide.rehearsal import Rehearsal
     from cask_eval.ledger.events import Register
     from cask_eval.protocol.model import Protocol
     from cask_eval.runner.place import Place
@@ -72,6 +74,22 @@ def nobody_survived(protocol: Protocol) -> str:
         f"no candidate survived the screening, so the outcome is certain: branch {branch.name}, {branch.decision}. "
         "`confirm` would spend the held-out split on the baseline and the controls alone"
     )
+
+
+def rehearsed(space: Workspace, name: str) -> Rehearsal:
+    """What the dev split foretells of the held-out run, its warnings said."""
+    from cask_eval.decide.rehearsal import rehearse
+
+    found = rehearse(space, name)
+    for line in found.warnings:
+        say(f"warning: {line}")
+    return found
+
+
+def amending(space: Workspace, register: Register) -> str:
+    """The command that puts an edited protocol in the place of the registered one, as it must be typed here."""
+    path = os.path.relpath(space.resolve(register.protocol_path))
+    return f"cask-eval amend {shlex.quote(path)} --reason TEXT"
 
 
 def say(text: str) -> None:
@@ -189,8 +207,6 @@ def watch(title: str) -> Iterator[Any]:
 
 def quiet() -> None:
     """Libraries that log on import or load may not write into our output."""
-    import os
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -20,6 +20,7 @@ from cask_eval.cli.common import (
     print_json,
     quiet,
     ray_option,
+    rehearsed,
     roots_option,
     say,
     study_argument,
@@ -132,6 +133,7 @@ def consume(
         cells, arms = len(protocol.cells), len(protocol.heldout_arms(survivors))
         if not survivors:
             say(nobody_survived(protocol))
+        rehearsed(space, name)
         say(
             f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of "
             f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\n"

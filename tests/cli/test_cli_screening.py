@@ -10,6 +10,7 @@ import pytest
 from cask_eval import cli
 from cask_eval.canonical import ZERO
 from cask_eval.cli.tune import show
+from cask_eval.decide.model import ArmResult
 from cask_eval.ledger.events import (
     ArmChoice,
     DevRun,
@@ -57,23 +58,51 @@ def select(study: Protocol, *survivors: str, gains: dict[str, str] = GAINS) -> S
     )
 
 
+def result(budget: int, **numbers) -> ArmResult:
+    given = {"trials": 20, "correct": 9, "missing": 0, "failed": 0, "truncated": 0}
+    given |= {"accuracy": "0.45", "mean_cache": "63.25", "active": "0.95"}
+    return ArmResult(**{"preset": "alpha", "params": {}, "budget": budget, "pooled_cache": "", "peak_cache": "",
+                        "mean_output_tokens": "", "kept_min": None, "kept_max": None, "wiped_regions": "",
+                        "longest_wiped": None, **given, **numbers})  # fmt: skip
+
+
+def results(study: Protocol, *arms: str, **numbers) -> dict:
+    return {c.name: {arm: result(c.budget + 1, **numbers) for arm in ("baseline", *arms)} for c in study.cells}
+
+
 def test_tune_names_candidates_and_comparisons(capsys):
     study = protocol()
-    show(select(study, "one", "three"))
+    show(study, select(study, "one", "three"), results(study, "one", "three"))
     out = capsys.readouterr().out.splitlines()
     assert out[:3] == [
         "one: dev gain +7.0 points, confirmed",
         "two: dev gain -1.2 points, screened out",
         "three: dev gain +0.1 points, confirmed",
     ]
-    assert out[3] == "one chain-s/b64: untuned, budget 65"
-    assert len(out) == 3 + 2 * len(study.cells)
+    assert out[4] == "chain-s/b64 one: budget 65, on dev 9 of 20 right, 95% compressed, mean cache 63.25"
+    assert len(out) == 3 + 3 * len(study.cells)
 
 
 def test_tune_names_cells_alone_where_there_is_one_candidate(capsys):
     study = Protocol.model_validate(parse(template().encode()).value)
-    show(select(study, "candidate", gains={"candidate": "1/100"}))
-    assert capsys.readouterr().out.splitlines()[0] == "chain-s/b64: untuned, budget 65"
+    chosen = select(study, "candidate", gains={"candidate": "1/100"})
+    show(study, chosen, results(study, "candidate", truncated=3))
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "chain-s/b64 baseline: budget 65, on dev 9 of 20 right, 3 at the length cap, 95% compressed, mean cache 63.25"
+    )
+    show(study, chosen, results(study, "candidate", active="", mean_cache=""))
+    assert "no trial left an account of its cache" in capsys.readouterr().out
+
+
+def test_tune_names_the_chosen_values_where_there_was_a_choice(capsys):
+    document = protocol().document()
+    [first, *_] = document["candidates"]
+    only = [{**first, "tune": {"lambda": ["0.5", "1.0"]}}]
+    study = Protocol.model_validate({**document, "candidates": only, "screening": None})
+    chosen = select(study, "one", gains={"one": "1/100"})
+    chosen.chosen.update({c.name: {"one": "lambda=0.5"} for c in study.cells})
+    show(study, chosen, results(study, "one"))
+    assert capsys.readouterr().out.splitlines()[1].startswith("chain-s/b64 one lambda=0.5: budget 65")
 
 
 @pytest.fixture
@@ -116,6 +145,7 @@ def test_confirm_says_on_how_many_arms_the_split_would_be_spent(tuned, survivors
     # There are no problems and no model to compare with what is registered.
     monkeypatch.setattr("cask_eval.runner.steps.refuse_changed", lambda *_: None)
     monkeypatch.setattr("cask_eval.cli.confirm._refuse_spent", lambda *_: None)
+    monkeypatch.setattr("cask_eval.cli.confirm.rehearsed", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     said = capsys.readouterr().err
