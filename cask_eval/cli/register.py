@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cask_eval.cli.common import command_line, device_options, json_option, print_json, quiet, say
 from cask_eval.errors import ProtocolError
 from cask_eval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cask_eval.protocol.load import Loaded
+    from cask_eval.splits.model import Manifest
 
 
 @click.command("register")
@@ -34,27 +39,33 @@ def lock(protocol: Path, device: str):
     """(ledger event, power line). Raises ProtocolError on lint errors; warnings are printed and recorded."""
     quiet()
     from cask_eval.decide.lint import describe_power
-    from cask_eval.ledger.lineage import manifests, shared
-    from cask_eval.ledger.log import Ledger
     from cask_eval.runner.steps import register
 
     loaded, workspace, manifest, warnings = examined(protocol)
-    events = Ledger(workspace.ledger).events()
-    for found in shared(events, loaded.protocol.study, manifest, manifests(workspace, events)) if manifest else ():
-        if found.count is None:
-            continue
-        warnings.append(
-            f"task.heldout: {found.text(len(manifest.items))}; what was learnt there may have shaped this protocol, so "
-            "`confirm` will refuse these problems unless the run is exploratory; freeze fresh ones"
-        )
+    warnings += spent(workspace, loaded, manifest) if manifest else []
     for line in warnings:
         say(f"warning: {line}")
     event = register(workspace, protocol, device, warnings)
     return event, describe_power(loaded.protocol, len(manifest.items) if manifest else None)
 
 
+def spent(space: Workspace, loaded: Loaded, heldout: Manifest) -> list[str]:
+    """One line per split of the ledger that held-out problems were in before."""
+    from cask_eval.ledger.lineage import manifests, shared
+    from cask_eval.ledger.log import Ledger
+
+    events = Ledger(space.ledger).events()
+    return [
+        f"task.heldout: {found.text(len(heldout.items))}; what was learnt there may have shaped this protocol, so "
+        "`confirm` will refuse these problems unless the run is exploratory; freeze fresh ones"
+        for found in shared(events, loaded.protocol.study, heldout, manifests(space, events))
+        if found.count is not None
+    ]
+
+
 def examined(protocol: Path):
     """(protocol file, workspace, held-out manifest or None, warnings). Raises ProtocolError on lint errors."""
+    from cask_eval.cli.arms import faults
     from cask_eval.decide.lint import lint
     from cask_eval.protocol.load import load
     from cask_eval.splits.store import read
@@ -63,7 +74,7 @@ def examined(protocol: Path):
     workspace = Workspace.find(protocol.parent)
     heldout = workspace.resolve(loaded.protocol.task.heldout)
     manifest = read(heldout) if heldout.is_file() else None
-    findings = lint(loaded.protocol, len(manifest.items) if manifest else None)
-    if errors := [f"{loaded.path}: {f.field}: {f.message}" for f in findings if f.level == "error"]:
+    findings = [*faults(loaded.protocol), *lint(loaded.protocol, len(manifest.items) if manifest else None)]
+    if errors := [f"{loaded.at(f.field)}: {f.message}" for f in findings if f.level == "error"]:
         raise ProtocolError(errors)
     return loaded, workspace, manifest, [f"{f.field}: {f.message}" for f in findings]

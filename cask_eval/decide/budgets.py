@@ -284,6 +284,11 @@ def schedule_of(choice: ArmChoice) -> Schedule:
     return Schedule(**{**fields, "boundaries": tuple(fields["boundaries"])})
 
 
+def lock_of(schedule: Schedule) -> ScheduleLock:
+    """A schedule as the ledger writes it; `schedule_of` is the way back."""
+    return ScheduleLock(**{**asdict(schedule), "boundaries": list(schedule.boundaries)})
+
+
 def footprint_of(choice: ArmChoice) -> Footprint:
     """The frozen footprint. Raises ValueError when it is none."""
     fields = choice.footprint.model_dump()
@@ -313,7 +318,7 @@ def _choice(
     return ArmChoice(
         preset=preset,
         params=params,
-        schedule=ScheduleLock(**{**asdict(schedule), "boundaries": list(schedule.boundaries)}),
+        schedule=lock_of(schedule),
         footprint=FootprintLock(**{**held, "packing": PackingLock(**asdict(packing)) if packing else None}),
         dev_mean=entries(mean),
         reference_mean=entries(reference),

@@ -8,6 +8,7 @@ Python keywords carry a trailing underscore, which users never see (``lambda_`` 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -79,7 +80,9 @@ class Method:
         known = cls.parameters()
         for name in params:
             if name not in known:
-                raise MethodError(f"{preset}: unknown parameter {name!r}; it has {', '.join(known) or 'none'}")
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? It has" if near else "it has"
+                raise MethodError(f"{preset}: unknown parameter {name!r}; {hint} {', '.join(known) or 'none'}")
         made = cls(**{known[k].name: _typed(preset, k, known[k], v) for k, v in params.items()})
         made.validate(preset)
         return made

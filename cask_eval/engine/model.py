@@ -74,10 +74,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, Any]:
     """(model in eval mode on the slot attention, tokenizer) from a local folder, a local .gguf file (its weights are
     unpacked to `dtype`) or a hub id. Raises ModelError."""
-    path, packed = Path(source), {}
-    if path.suffix == ".gguf" and path.is_file():
-        packed = {"gguf_file": path.name}
-    source = str(path.parent if packed else source)
+    path, (source, packed) = Path(source), _parts(source)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **packed)
         check_config(config)
@@ -92,7 +89,7 @@ def load_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **packed)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, struct.error) as error:
-        need = "; reading .gguf files needs: pip install 'cask-eval[gguf]'" if packed and _unreadable(error) else ""
+        need = _GGUF if packed and _unreadable(error) else ""
         raise ModelError(f"model {str(path)!r} cannot be loaded: {error}{need}") from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random weights
@@ -101,6 +98,28 @@ def load_model(
             f"config asks for, such as {missing[0]}"
         )
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer alone, from a local folder or .gguf file: what it costs to know how long prompts are. Raises
+    ModelError."""
+    place, packed = _parts(source)
+    try:
+        return AutoTokenizer.from_pretrained(place, **packed)
+    except (OSError, ValueError, RuntimeError, ImportError, struct.error) as error:
+        need = _GGUF if packed and _unreadable(error) else ""
+        raise ModelError(f"the tokenizer of model {str(source)!r} cannot be loaded: {error}{need}") from error
+
+
+def _parts(source: str | Path) -> tuple[str, dict[str, str]]:
+    """Where transformers looks for a model, and under which .gguf file."""
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), {"gguf_file": path.name}
+    return str(source), {}
+
+
+_GGUF = "; reading .gguf files needs: pip install 'cask-eval[gguf]'"
 
 
 def _unreadable(error: Exception) -> bool:

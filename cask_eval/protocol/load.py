@@ -47,9 +47,21 @@ class Loaded:
     digest: str
     parsed: yaml.Parsed = field(repr=False, compare=False)
 
-    def at(self, *path: str | int) -> str:
-        """``file:line: field`` of a field, for messages about a protocol that is valid in form."""
-        return f"{self.path}:{self.parsed.line(path)}: {yaml.dotted(path)}"
+    def at(self, field: str) -> str:
+        """``file:line: field``, for messages about a protocol that is valid in form. Entries of a list go by their
+        names, as in ``models[chain-s].calibration``, or by number."""
+        path: tuple[str | int, ...] = ()
+        for name, entry in re.findall(r"([^.\[\]]+)(?:\[([^\]]*)\])?", field):
+            path += (name,)
+            listed = self._listed(path) if entry else []
+            path += tuple(i for i, one in enumerate(listed) if entry in (one.get("name"), str(i)))[:1]
+        return f"{self.path}:{self.parsed.line(path)}: {field}"
+
+    def _listed(self, path: tuple[str | int, ...]) -> list[dict]:
+        found: Any = self.parsed.value
+        for step in path:
+            found = found[step] if isinstance(found, list) else found.get(step) if isinstance(found, dict) else None
+        return [one if isinstance(one, dict) else {} for one in found] if isinstance(found, list) else []
 
 
 def load(path: str | Path) -> Loaded:

@@ -203,7 +203,7 @@ class _Reader:
             return self.integer(event, path)
         if _FLOAT.fullmatch(text):
             what = f"{text} is an unquoted decimal, which platforms may round differently"
-            self.fault(event, path, f'{what}; write "{_plain(text)}"')
+            self.fault(event, path, f'{what}; write "{_plain(text)}", or a whole number where one is asked for')
             return text
         return text
 

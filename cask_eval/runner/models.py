@@ -13,7 +13,7 @@ import torch
 from cask_eval import embedded
 from cask_eval.canonical import digest, digest_bytes, digest_file
 from cask_eval.engine.contract import Geometry
-from cask_eval.engine.model import context, geometry, load_model
+from cask_eval.engine.model import context, geometry, load_model, load_tokenizer
 from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ModelLock
 from cask_eval.protocol.model import Model
@@ -35,7 +35,7 @@ def folder(model: Model, workspace: Workspace) -> Path:
 def located(model: Model, workspace: Workspace) -> Path:
     """The folder that a model lies in, or its .gguf file; downloaded at the pinned revision when `id` is a hub id.
     Raises ModelError."""
-    path = _located(model, workspace)
+    path = _local(model, workspace) or _fetched(model)
     if path.is_file() or (path / "config.json").is_file():
         return path
     packed = sorted(path.glob("*.gguf"))
@@ -45,7 +45,13 @@ def located(model: Model, workspace: Workspace) -> Path:
     return packed[0] if packed else path
 
 
-def _located(model: Model, workspace: Workspace) -> Path:
+def fetches(model: Model, workspace: Workspace) -> bool:
+    """Whether a model's files come from a hub. Raises ModelError where the protocol names none that can be."""
+    return _local(model, workspace) is None
+
+
+def _local(model: Model, workspace: Workspace) -> Path | None:
+    """Where a model lies on this machine; None for one that comes from a hub."""
     if model.id in PACKAGED:
         return _packaged(model)
     if model.id.startswith("embedded:"):
@@ -67,6 +73,10 @@ def _located(model: Model, workspace: Workspace) -> Path:
             f"models[{model.name}].revision is missing: a hub id needs the commit it is pinned to, or give "
             f"a local folder ({local} does not exist)"
         )
+    return None
+
+
+def _fetched(model: Model) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
@@ -127,6 +137,11 @@ def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     return decoder, tokenizer
 
 
+def tokenizer(model: Model, workspace: Workspace) -> Any:
+    """The tokenizer of a model, without its weights. Raises ModelError."""
+    return load_tokenizer(located(model, workspace))
+
+
 def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_tokens: int) -> ModelLock:
     """Everything a registration says of a model. `longest`: tokens of the longest prompt of both splits. Raises
     ModelError when prompt and output can be longer than what the model was made for."""
@@ -136,9 +151,9 @@ def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_
         kept = (p for p in place.iterdir() if p.is_file() and p.suffix in SUFFIXES)
         names = sorted(p for p in kept if p.name != "calibration.safetensors")
     files = {p.name: digest_file(p) for p in names}
-    decoder, tokenizer = loaded(model, workspace, device)
+    decoder, reader = loaded(model, workspace, device)
     shape: Geometry = geometry(decoder)
-    template = getattr(tokenizer, "chat_template", None)
+    template = getattr(reader, "chat_template", None)
     calibration = calibration_file(model, workspace)
     if longest + max_new_tokens > (limit := context(decoder.config)):
         raise ModelError(
@@ -158,17 +173,17 @@ def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_
         head_dim=shape.head_dim,
         itemsize=shape.dtype.itemsize,
         max_prompt_tokens=longest,
-        stop_ids=sorted(stop_ids(decoder, tokenizer)),
+        stop_ids=sorted(stop_ids(decoder, reader)),
     )
 
 
-def stop_ids(decoder: Any, tokenizer: Any) -> tuple[int, ...]:
+def stop_ids(decoder: Any, reader: Any) -> tuple[int, ...]:
     """Token ids that end an output: the model's own, from its generation config, else the tokenizer's."""
     given = getattr(decoder.generation_config, "eos_token_id", None)
-    given = tokenizer.eos_token_id if given is None else given
+    given = reader.eos_token_id if given is None else given
     return tuple(given if isinstance(given, list) else [] if given is None else [given])
 
 
-def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+def encoder(reader: Any) -> Callable[[str], list[int]]:
     """Text → token ids without special tokens, for methods that read the text."""
-    return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: list(reader(text, add_special_tokens=False)["input_ids"])

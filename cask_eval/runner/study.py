@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cask_eval.engine import registry
 from cask_eval.errors import DriftError, MethodError, SplitError
@@ -56,6 +56,11 @@ class Study:
     def protocol(self) -> Protocol:
         return self.loaded.protocol
 
+    @property
+    def problems(self) -> list[Problem]:
+        """Those of both splits."""
+        return [*self.dev.problems, *self.heldout.problems]
+
     def split(self, phase: str) -> Split:
         return self.dev if phase == "dev" else self.heldout
 
@@ -66,16 +71,25 @@ def open_study(workspace: Workspace, path: Path) -> Study:
     loaded = load(path)
     protocol = loaded.protocol
     task = tasks.load(protocol.task.name)
-    dev, heldout = (_split(workspace, task, protocol, role) for role in ("dev", "heldout"))
-    shared = overlaps(dev.manifest, heldout.manifest)
-    if shared:
-        raise SplitError(
-            "dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10])
-        )
+    frozen = frozen_splits(workspace, protocol)
+    dev, heldout = (
+        Split(path, manifest, problems_of(workspace, task, manifest, path)) for path, manifest in frozen.values()
+    )
     return Study(workspace, loaded, task, dev, heldout, Asking.read(workspace, protocol.prompt))
 
 
-def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Split:
+def frozen_splits(workspace: Workspace, protocol: Protocol) -> dict[str, tuple[str, Manifest]]:
+    """Role → (path in the workspace, manifest) of both splits. Raises SplitError when one is missing or is not of its
+    role and task, or they overlap."""
+    found = {role: (getattr(protocol.task, role), _manifest(workspace, protocol, role)) for role in ("dev", "heldout")}
+    if shared := overlaps(found["dev"][1], found["heldout"][1]):
+        raise SplitError(
+            "dev and held-out overlap; freeze them again from disjoint sources:\n" + "\n".join(shared[:10])
+        )
+    return found
+
+
+def _manifest(workspace: Workspace, protocol: Protocol, role: str) -> Manifest:
     relative = getattr(protocol.task, role)
     path = workspace.resolve(relative)
     if not path.is_file():
@@ -86,7 +100,7 @@ def _split(workspace: Workspace, task: Any, protocol: Protocol, role: str) -> Sp
             f"task.{role}: {relative} is the {manifest.role} split of task {manifest.task!r}, "
             f"not the {role} split of {protocol.task.name!r}"
         )
-    return Split(relative, manifest, problems_of(workspace, task, manifest, relative))
+    return manifest
 
 
 def problems_of(workspace: Workspace, task: Any, manifest: Manifest, name: str) -> list[Problem]:
@@ -103,35 +117,43 @@ def problems_of(workspace: Workspace, task: Any, manifest: Manifest, name: str) 
     return problems
 
 
-def check_methods(protocol: Protocol, locks: list) -> None:
+class Prompted(NamedTuple):
+    """What a method must know of a model before it runs there."""
+
+    name: str
+    longest: int
+    """Tokens of the longest prompt of both splits."""
+    calibrated: bool
+
+
+def check_methods(protocol: Protocol, models: list[Prompted]) -> None:
     """Every arm can be made, has its calibration, and its prompt policy fits every budget. Raises MethodError."""
     for name, arm in protocol.arms.items():
         preset = registry.load(arm.preset)
         for _, params in configs(arm):
             method = preset.make(arm.preset, params)
-            for lock in locks:
-                if method.calibrated and lock.calibration is None:
+            for model in models:
+                if method.calibrated and not model.calibrated:
                     raise MethodError(
-                        f"{name}: {arm.preset} needs calibration statistics, but models[{lock.name}]"
+                        f"{name}: {arm.preset} needs calibration statistics, but models[{model.name}]"
                         ".calibration is missing; run `cask-eval calibrate` or use 'bundled'"
                     )
                 for budget in protocol.budgets:
                     try:
-                        method.check(lock.max_prompt_tokens, budget)
+                        method.check(model.longest, budget)
                     except MethodError as error:
-                        raise MethodError(f"{name} ({arm.preset}), model {lock.name}: {error}") from None
+                        raise MethodError(f"{name} ({arm.preset}), model {model.name}: {error}") from None
 
 
 def facts(study: Study, device: str, warnings: list[str]) -> Register:
     """The registration's payload, measured now."""
-    problems = [p for split in (study.dev, study.heldout) for p in split.problems]
-    new, tokens, locks = study.protocol.generation.max_new_tokens, {}, []
+    problems, new, tokens, locks = study.problems, study.protocol.generation.max_new_tokens, {}, []
     for model in study.protocol.models:
         ask = study.asking.asker(models.loaded(model, study.workspace, device)[1], model.name)
         prompts = [ask(p) for p in problems]
         locks.append(models.lock(model, study.workspace, device, max(map(len, prompts)), new))
         tokens[model.name] = digest_of(prompts)
-    check_methods(study.protocol, locks)
+    check_methods(study.protocol, [Prompted(m.name, m.max_prompt_tokens, bool(m.calibration)) for m in locks])
     return Register(
         **described(study),
         models=locks,

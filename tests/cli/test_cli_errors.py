@@ -155,6 +155,13 @@ PROTOCOLS = {
     "unreachable": (template().replace('positive_cells: ">=1"', 'positive_cells: ">=9"'), "cannot be reached"),
     "method": (template().replace("preset: random_pp", "preset: randm_pp"), "did you mean random_pp"),
     "parameter": (template().replace("delta: 16", "dleta: 16"), "unknown parameter 'dleta'"),
+    "parameter meant": (template().replace("delta: 16", "dleta: 16"), "did you mean 'delta'?"),
+    "line": (template().replace("preset: random_pp", "preset: randm_pp"), f"{PROTOCOL}:46: controls[random]: "),
+    "model": (template().replace("embedded:chain-s", "embedded:nope"), "models[chain-s].id: 'nope' is no embedded"),
+    "budget": (template().replace("budgets: [64", "budgets: [20"), "nothing generated could be kept"),
+    "calibration": (template().replace("calibration: bundled", "calibration: x.st"), "].calibration: "),
+    "roles": (template().replace("chain-heldout.json", "chain-dev.json"), "is the dev split of task 'chain'"),
+    "policies": (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and then a comparison is void"),
     "tuned value": (template().replace("lambda: [", 'lambda: ["x", '), "parameter lambda is 'x'"),
     "no otherwise": (template().replace("- {name: C, otherwise: true,", "# {"), "no branch says `otherwise: true`"),
 }
@@ -175,10 +182,11 @@ def test_line_ends_and_byte_order_marks_do_not_matter(data, run, here):
     assert run("lint", PROTOCOL)[0] == 0
 
 
-def test_a_protocol_without_its_splits_is_warned_of(run, here):
+def test_a_protocol_without_its_splits(run, here):
     (here / PROTOCOL).write_text(template().replace("splits/chain-dev.json", "splits/nope.json"))
     code, out, _ = run("lint", PROTOCOL)
-    assert code == 0 and "warning: task.dev: " in out and "nope.json" in out
+    assert code == 2 and ": task.dev: " in out and "nope.json" in out
+    assert "digest:" not in out, "what cannot be registered has no digest to agree on"
 
 
 def test_bytes_that_are_no_text(run, here):

@@ -210,7 +210,10 @@ def test_file_faults(tmp_path):
 def test_at_names_the_place(write):
     path = write(template())
     line = template().splitlines().index("branches:") + 1
-    assert load(path).at("branches", 1) == f"{path}:{line + 2}: branches[1]"
+    assert load(path).at("branches[1]") == f"{path}:{line + 2}: branches[1]"
+    assert load(path).at("branches[B]") == f"{path}:{line + 2}: branches[B]"
+    assert load(path).at("branches[B].when.nothing") == f"{path}:{line + 2}: branches[B].when.nothing"
+    assert load(path).at("screening") == f"{path}:1: screening"
 
 
 def test_fields_at():

@@ -1,0 +1,68 @@
+"""What `register` would refuse, found without loading weights and without writing: for `lint`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cask_eval.decide.lint import Finding
+from cask_eval.errors import CaskError, SplitError
+from cask_eval.protocol.load import load
+from cask_eval.protocol.model import Model
+from cask_eval.runner import models
+from cask_eval.runner.study import Prompted, Study, check_methods, frozen_splits, open_study
+from cask_eval.workspace import Workspace
+
+
+def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
+    """Errors of models, calibrations and budgets, as far as they show on this machine; a warning for what could only be
+    seen elsewhere: problems whose data is not here, models that would have to be fetched. Whether anything may be fetched
+    is the caller's to say (HF_HUB_OFFLINE)."""
+    try:
+        frozen_splits(workspace, load(path).protocol)
+    except CaskError as error:
+        yield Finding("error", "task", str(error).removeprefix("task."))
+        return
+    try:
+        study = open_study(workspace, path)
+    except SplitError as error:
+        yield Finding("warning", "task", f"on this machine `register` would refuse it: {error}")
+        return
+    except CaskError as error:
+        yield Finding("error", "protocol", str(error))
+        return
+    known = []
+    for model in study.protocol.models:
+        try:
+            known.append(prompted(study, model))
+        except CaskError as error:
+            yield _missing(model, workspace, error)
+    try:
+        check_methods(study.protocol, known)
+    except CaskError as error:
+        yield Finding("error", "budgets", str(error))
+
+
+def _missing(model: Model, workspace: Workspace, error: CaskError) -> Finding:
+    where, said = f"models[{model.name}]", str(error)
+    try:
+        if models.fetches(model, workspace):
+            hint = "so nobody has looked whether its prompts fit the budgets; `register` will, where it can be fetched"
+            return Finding("warning", where, f"{model.id} is not here, {hint}")
+    except CaskError:
+        pass
+    named = re.match(rf"{re.escape(where)}[.\w]*", said)
+    return Finding("error", named[0] if named else where, said[named.end() if named else 0 :].lstrip(": "))
+
+
+def prompted(study: Study, model: Model) -> Prompted:
+    """What methods must know of a model, from its tokenizer and its calibration file. Raises ModelError."""
+    calibration = models.calibration_file(model, study.workspace)
+    return Prompted(model.name, max(prompt_lengths(study, model)), calibration is not None)
+
+
+def prompt_lengths(study: Study, model: Model) -> list[int]:
+    """Tokens of the prompt of every problem of both splits. Raises ModelError."""
+    ask = study.asking.asker(models.tokenizer(model, study.workspace), model.name)
+    return [len(ask(problem)) for problem in study.problems]
