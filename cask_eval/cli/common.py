@@ -92,6 +92,11 @@ def amending(space: Workspace, register: Register) -> str:
     return f"cask-eval amend {shlex.quote(path)} --reason TEXT"
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def say(text: str) -> None:
     """Logs go to stderr, so that stdout holds results alone."""
     click.echo(text, err=True)

@@ -10,6 +10,7 @@ import click
 
 from cask_eval.cli.common import (
     check_gate,
+    counted,
     device_options,
     gate_option,
     gated,
@@ -135,8 +136,9 @@ def consume(
             say(nobody_survived(protocol))
         rehearsed(space, name)
         say(
-            f"This consumes the held-out split {lock.path} ({lock.count} problems, {cells} cells, {arms} arms) of "
-            f"study {name}.\nIt cannot be done again: a second run of these problems is refused.\n"
+            f"This consumes the held-out split {lock.path} ({counted(lock.count, 'problem')}, "
+            f"{counted(cells, 'cell')}, {counted(arms, 'arm')}) of study {name}.\n"
+            "It cannot be done again: a second run of these problems is refused.\n"
             f"protocol digest: {wanted}"
         )
         if exploratory:

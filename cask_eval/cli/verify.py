@@ -168,10 +168,14 @@ def _write(path: Path, text: str) -> None:
 def show(verdict) -> None:
     """One line per check, the summary, and what it is worth, on stdout."""
     from cask_eval.ledger.levels import LEVELS
+    from cask_eval.verify.check import Rerun
     from cask_eval.verify.run import NOT_PROVEN
 
-    for line in verdict.lines:
-        click.echo(line)
+    for result in verdict.results:
+        click.echo(result.line)
+        if isinstance(result, Rerun):
+            for detail in result.details[1:]:
+                click.echo(f"{'':18}{detail}")
     click.echo(f"\n{verdict.summary}\nevidence {verdict.level}: {LEVELS[verdict.level]}\n\n{NOT_PROVEN}")
 
 

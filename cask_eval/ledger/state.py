@@ -194,8 +194,9 @@ def require(state: StudyState, kind: str) -> None:
     if kind == "register":
         _require(
             name == "unregistered",
-            f"study {study!r} is registered already and a registration cannot change; "
-            "give the new protocol another `study:` name",
+            f"study {study!r} is registered already and a registration cannot change; give the new protocol another "
+            "`study:` name, or put it in the place of the old one for everybody to see: `cask-eval amend PROTOCOL "
+            f"--reason TEXT`. As it is registered, {_next(state)}",
         )
     elif name == "unregistered":
         raise StateError(f"study {study!r} is not registered; run `cask-eval register PROTOCOL` first")

@@ -16,9 +16,9 @@ from cask_eval.workspace import Workspace
 
 
 def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
-    """Errors of models, calibrations and budgets, as far as they show on this machine; a warning for what could only be
-    seen elsewhere: problems whose data is not here, models that would have to be fetched. Whether anything may be fetched
-    is the caller's to say (HF_HUB_OFFLINE)."""
+    """Errors of splits, models, calibrations and budgets, as far as they show on this machine; a warning for what could
+    only be seen elsewhere: problems whose data is not here, models that would have to be fetched. Whether anything may
+    be fetched is the caller's to say (HF_HUB_OFFLINE)."""
     try:
         frozen_splits(workspace, load(path).protocol)
     except CaskError as error:

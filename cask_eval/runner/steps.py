@@ -46,7 +46,7 @@ from cask_eval.records.tokens import TokenFile, path_of
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
 from cask_eval.runner.place import Place, Runs
-from cask_eval.runner.study import Study, facts, open_study
+from cask_eval.runner.study import Study, described, facts, open_study, refuse
 from cask_eval.runner.trials import Batch, Replays
 from cask_eval.workspace import Workspace
 
@@ -443,7 +443,7 @@ def _reopen(workspace: Workspace, registered, place: Place) -> Study:
         raise DriftError(f"the registered protocol {registered.protocol_path} is gone; restore it")
     study = open_study(workspace, path)
     if digest(study.protocol.document()) != registered.protocol_digest:
-        raise DriftError(f"{registered.protocol_path} differs from what was registered; restore it")
+        refuse(study, registered, registered.model_copy(update=described(study)))
     place.check(study, registered)
     return study
 

@@ -19,7 +19,9 @@ def judged(done: int, total: int, differ: Sequence[str], machine: Sequence[str],
     foreign = [f"{name} is not what was registered" for name in (*machine, *subject)]
     said = f"{done - len(differ)} of {done} trials drawn from {total} came out the same"
     if differ:
-        return Rerun.of("not_checked" if foreign else "fail", [said, *differ, *foreign])
+        if foreign:
+            return Rerun.of("not_checked", [*foreign, f"so nothing follows from this: {said}", *differ])
+        return Rerun.of("fail", [said, *differ])
     if not done:
         return Rerun.of("not_checked", ["no trial left an output"])
     enough = done >= min(ENOUGH, total) and not subject

@@ -67,7 +67,10 @@ class Verdict:
     def summary(self) -> str:
         if self.failed:
             return f"{self.study}: FAILED {', '.join(r.id for r in self.failed)}"
-        gaps = [f"not checked: {', '.join(r.id for r in self.undone)}"] if self.undone else []
+        again = [r for r in self.undone if isinstance(r, Rerun)]
+        others = [r.id for r in self.undone if r not in again]
+        gaps = [f"not checked: {', '.join(others)}"] if others else []
+        gaps += [f"trials executed again show nothing: {r.details[0]}" for r in again]
         if self.level < self.require:
             gaps.append(f"evidence level {self.level}, required {self.require}")
         found = f"{self.outcome}; nothing found wrong" if self.outcome else "nothing found wrong"

@@ -161,7 +161,8 @@ PROTOCOLS = {
     "budget": (template().replace("budgets: [64", "budgets: [20"), "nothing generated could be kept"),
     "calibration": (template().replace("calibration: bundled", "calibration: x.st"), "].calibration: "),
     "roles": (template().replace("chain-heldout.json", "chain-dev.json"), "is the dev split of task 'chain'"),
-    "policies": (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and then a comparison is void"),
+    "policies":
+        (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and then a comparison is void"),
     "tuned value": (template().replace("lambda: [", 'lambda: ["x", '), "parameter lambda is 'x'"),
     "no otherwise": (template().replace("- {name: C, otherwise: true,", "# {"), "no branch says `otherwise: true`"),
 }

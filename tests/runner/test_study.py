@@ -89,16 +89,27 @@ def test_a_study_is_registered_once(registered, copy, cask):
 @pytest.mark.parametrize(
     "change, field",
     [
-        ({"budgets: [64]": "budgets: [72]"}, "protocol_raw"),
+        ({"budgets: [64]": "budgets: [72]"}, "budgets"),
         ({'# Temperature "0" is': '# Temperature  "0" is'}, "protocol_raw"),
     ],
 )
 def test_an_edited_protocol_stops_the_run(tuned, copy, cask, change, field):
     root = copy(tuned)
     replace(root, "small", change)
-    with pytest.raises(DriftError):
+    with pytest.raises(DriftError, match=f"  {field} was .*, is (.|\n)*cask-eval amend .*small.yaml --reason"):
         cask("-C", root, "confirm", "--split", "heldout", "--yes", digits(root), "--device", "cpu")
     assert state(root).consume is None
+
+
+def test_status_says_that_the_next_command_will_refuse_an_edited_protocol(registered, tuned, copy, cask):
+    assert "but first" not in cask("-C", tuned, "status").output
+    root = copy(registered)
+    path = root / "prereg" / "small.yaml"
+    path.write_text(path.read_text() + "# a remark\n")
+    said = cask("-C", root, "status").output
+    assert "prereg/small.yaml is not what was registered; restore it" in said and "amend" in said
+    path.unlink()
+    assert "prereg/small.yaml is gone" in cask("-C", root, "status").output
 
 
 def test_other_kernels_than_registered_stop_the_run(registered, copy, cask, monkeypatch):

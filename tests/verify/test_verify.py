@@ -181,6 +181,20 @@ def test_levels_grow_with_who_vouches(honest):
     assert abroad.exit_code == 3 and [r.id for r in abroad.undone] == ["RUN"]
 
 
+def test_what_other_code_made_of_the_trials_is_said_first(honest, capsys):
+    from cask_eval.cli.verify import show
+
+    differ = [f"one/b24/random/x/{i} came out otherwise" for i in range(3)]
+    verdict = verify(honest, STUDY, require="L0", again=lambda e: judged(5, 240, differ, [], ["methods"]))
+    assert verdict.summary.endswith(
+        "incomplete (trials executed again show nothing: methods is not what was registered)"
+    )
+    show(verdict)
+    said = capsys.readouterr().out
+    assert "RUN  not checked  trials executed again: methods is not what was registered (+4 more)" in said
+    assert all(line in said for line in [*differ, "so nothing follows from this: 2 of 5 trials drawn from 240"])
+
+
 def test_require_names_a_level(honest):
     with pytest.raises(ValueError, match="L7"):
         verify(honest, STUDY, require="L7")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from cask_eval.verify.check import check
 from cask_eval.verify.evidence import Evidence
 
 
-@check("V14", "method code unchanged", "register", "dev_run", "close")
+@check("V14", "method code unchanged while the study ran", "register", "dev_run", "close")
 def v14(e: Evidence) -> Iterator[str]:
     """The method packages had one digest at registration, after the dev run and at the end; so they had in every dev
     run that was put aside."""
