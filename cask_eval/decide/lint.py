@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from cask_eval.canonical import canonical
-from cask_eval.decide.branches import check
+from cask_eval.decide.branches import check, decide
 from cask_eval.protocol.model import Protocol
 from cask_eval.stats.power import connor_sample_size, exact_power, expected_discordant, mde
 from cask_eval.stats.procedures import fewest_discordant
@@ -75,8 +75,17 @@ def points(difference: float) -> str:
 
 
 def _branches(protocol: Protocol) -> Iterable[Finding]:
-    for problem in check(protocol.branches, protocol.family):
+    problems = check(protocol.branches, protocol.family)
+    for problem in problems:
         yield Finding("error", "branches", problem)
+    if not problems and not any(b.when and b.when.void_cells for b in protocol.branches):
+        branch = decide(protocol.branches, (0, 0, protocol.family, 0))
+        yield Finding(
+            "warning",
+            "branches",
+            f"no branch looks at void_cells, so a study whose caches cannot be compared ends in branch {branch.name}, "
+            f"{branch.decision}, as if something had been found; add a branch for it",
+        )
 
 
 def _candidates(protocol: Protocol) -> Iterable[Finding]:
@@ -151,7 +160,7 @@ def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "task.heldout",
-            f"a positive {_unit(protocol)} is out of reach: {test.procedure} needs at least "
+            f"a positive {_unit(protocol)} is unlikely: {test.procedure} needs at least "
             f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems",
         )
     elif expected < FEWEST_EXPECTED:

@@ -397,6 +397,7 @@ def _counts(a: AnalysisDocument, protocol: Protocol) -> str:
         + (f", {a.non_inferior_cells} non-inferior" if a.non_inferior_cells is not None else "")
         + (f", {absent} without a survivor" if absent and a.screening else "")
         + f" of {a.family} registered {_unit(protocol)}{'' if a.family == 1 else 's'}"
+        + (": nothing was decided" if a.cells and a.void_cells == len(a.cells) else "")
     )
 
 
@@ -468,7 +469,7 @@ def _cell(
         verdict=m.verdict,
         ratio=fmt.ratio(m.ratio),
         ratio_interval=fmt.bracket(fmt.ratio(m.interval.low), fmt.ratio(m.interval.high)),
-        reasons=tuple(fmt.one_line(r) for r in m.reasons),
+        reasons=tuple(fmt.rounded(fmt.one_line(r)) for r in m.reasons),
         flips=tuple(_flips(c, scale)),
     )
 

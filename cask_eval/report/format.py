@@ -8,6 +8,7 @@ printed report is the same on every platform.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from fractions import Fraction
@@ -131,6 +132,11 @@ def params(given: Mapping[str, str | int | bool]) -> str:
         return str(v).lower() if isinstance(v, bool) else str(v)
 
     return ", ".join(f"{one_line(k)}={one_line(one(v))}" for k, v in sorted(given.items())) or DASH
+
+
+def rounded(text: str) -> str:
+    """Text with its long decimals cut to four digits, which are more than a reader compares."""
+    return re.sub(r"\d+\.\d{5,}", lambda found: f"{float(found[0]):.4g}", text)
 
 
 def short(digest: str) -> str:

@@ -166,7 +166,7 @@ def _results(d: ReportData) -> Iterator[str]:
             "Effect",
             "SE",
             f"{d.interval_level} interval",
-            f"{d.adjusted_level} interval",
+            f"Adjusted {d.adjusted_level} interval",
             "W / L / T",
             "n",
             "p",

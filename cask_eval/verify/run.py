@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cask_eval.decide.model import AnalysisDocument
 from cask_eval.errors import FAILED, OK, PARTIAL
 from cask_eval.ledger.levels import LEVELS, Level
 from cask_eval.verify.check import Rerun, Result, printable
@@ -31,9 +32,17 @@ class Outcome:
     label: str
     branch: str
     decision: str
+    void: bool = False
+    """Whether every comparison is void, so that the branch was taken without anything having been decided."""
+
+    @classmethod
+    def of(cls, document: AnalysisDocument) -> Outcome:
+        void = bool(document.cells) and document.void_cells == len(document.cells)
+        return cls(document.label, document.branch, document.decision, void)
 
     def __str__(self) -> str:
-        return printable(f"{self.label}, branch {self.branch}: {self.decision}")
+        void = " (every comparison is void: nothing was decided)" if self.void else ""
+        return printable(f"{self.label}, branch {self.branch}: {self.decision}{void}")
 
 
 @dataclass(frozen=True)
@@ -127,5 +136,5 @@ def judge(evidence: Evidence, require: Level = "L2", again: Rerun | None = None)
     results += [again] if again else []
     document, outcome = evidence.document, None
     if document and all(r.status == "pass" if r.id == "V21" else r.status != "fail" for r in results):
-        outcome = Outcome(document.label, document.branch, document.decision)
+        outcome = Outcome.of(document)
     return Verdict(evidence.study, results, level, require, evidence.head, outcome)

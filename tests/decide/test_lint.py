@@ -2,9 +2,17 @@ import subprocess
 import sys
 
 import pytest
-from small_study import BRANCHES, protocol
+import small_study
 
 from cask_eval.decide.lint import describe_power, lint, points
+
+VOID = {"name": "V", "when": {"void_cells": ">=1", "positive_cells": "==0"}, "decision": "undecided"}
+BRANCHES = [*small_study.BRANCHES[:2], VOID, *small_study.BRANCHES[2:]]
+
+
+def protocol(branches=BRANCHES, **rest):
+    return small_study.protocol(branches=branches, **rest)
+
 
 # A sound study of 600 problems in two cells: nothing to say about it.
 SOUND = {"budgets": (16, 32), "expected_discordance": "0.3", "expected_effect": "0.1"}
@@ -25,8 +33,15 @@ def test_a_sound_protocol_has_no_findings():
 def test_branch_faults_are_errors_and_come_first():
     study = protocol(branches=BRANCHES[:2], **SOUND)
     assert fields(study, 50)[0] == ("error", "branches")
+    assert "void_cells" not in messages(study, 50), "one thing at a time"
     unreachable = [{"name": "X", "when": {"positive_cells": ">=5"}, "decision": "x"}, *BRANCHES]
     assert fields(protocol(branches=unreachable, **SOUND), 600) == [("error", "branches")]
+
+
+def test_a_branch_must_look_at_void_cells():
+    study = protocol(branches=small_study.BRANCHES, **SOUND)
+    assert fields(study, 600) == [("warning", "branches")]
+    assert "ends in branch C, reject, as if something had been found" in messages(study, 600)
 
 
 def test_power_needs_the_number_of_problems():
@@ -52,7 +67,7 @@ def test_a_level_out_of_reach():
     # Two-sided .0125 takes 8 discordant pairs in one direction; 35 × .2 gives 7.
     study = protocol(budgets=(16, 32, 64, 128), expected_discordance="0.2")
     assert "needs at least 8 problems that differ" in messages(study, 35)
-    assert "out of reach" not in messages(study, 40)
+    assert "is unlikely" in messages(study, 35) and "is unlikely" not in messages(study, 40)
     assert "no result can be positive" in messages(study, 7)
 
 

@@ -26,7 +26,7 @@ def test_template_is_the_study_of_the_readme(write):
     protocol = load(write(template())).protocol
     assert [c.name for c in protocol.cells] == ["chain-s/b64", "chain-s/b96", "chain-m/b64", "chain-m/b96"]
     assert list(protocol.arms) == ["baseline", "candidate", "full", "random"]
-    assert [b.name for b in protocol.branches] == ["A", "B", "C"]
+    assert [b.name for b in protocol.branches] == ["A", "B", "V", "C"]
     assert load(write(template("another-name"))).protocol.study == "another-name"
 
 
@@ -91,7 +91,7 @@ BAD = {
                           "screening.min_gain: must be text"),
     "value listed twice": ('"0.1", "0.25"', '"0.1", "0.1"', 0, "candidate.tune: the configuration 'lambda=0.1' "
                            "appears twice"),
-    "branch without condition": ("name: C, otherwise: true", "name: C", 0, "branches[2]: must give either"),
+    "branch without condition": ("name: C, otherwise: true", "name: C", 0, "branches[3]: must give either"),
     "branch name twice": ("name: C,", "name: A,", None, "branches: A appears more than once"),
     "greedy samples": ("samples: 1", "samples: 4", 0, "generation.samples: is above 1"),
 }  # fmt: skip

@@ -107,6 +107,7 @@ def test_points(text, printed):
         (fmt.span(None, None), "—"),
         (fmt.params({}), "—"),
         (fmt.params({"pin": True, "delta": 64, "a": "0.5"}), "a=0.5, delta=64, pin=true"),
+        (fmt.rounded("0.958333333 [0.9, 12.0000000001] of 200"), "0.9583 [0.9, 12] of 200"),
         (fmt.short("sha256:" + "0123456789abcdef" * 4), "0123456789ab"),
         (fmt.words("mcnemar_midp"), "McNemar mid-p"),
         (fmt.words("sign_flip"), "sign flip"),

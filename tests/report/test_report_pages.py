@@ -258,6 +258,15 @@ def test_little_is_enough():
     assert text.render(data).plain.endswith("0 void of 0 registered cells")
 
 
+def test_where_every_cell_is_void_nothing_was_decided():
+    (void,) = [c for c in analysis().cells if c.outcome == "void"]
+    one = analysis(cells=[void], positive_cells=0, negative_cells=0, void_cells=1, family=1)
+    data = gather(one, protocol(), [])
+    assert data.counts == "0 positive, 0 negative, 0 null, 1 void of 1 registered cell: nothing was decided"
+    assert "VOID, which decides nothing, for these reasons" in Page(html.render(data)).text
+    assert "nothing was decided" not in gather(analysis(), protocol(), []).counts
+
+
 def test_unknown_measurements_are_dashes():
     """An arm that left no account has no cache to print, and its cell no ratio."""
     cell, arms = analysis().cells[3], analysis().arms

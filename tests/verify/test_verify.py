@@ -13,7 +13,7 @@ from cask_eval.verify.check import Note, Skip, check
 from cask_eval.verify.checks import CHECKS
 from cask_eval.verify.evidence import Evidence
 from cask_eval.verify.rerun import judged
-from cask_eval.verify.run import judge, verify
+from cask_eval.verify.run import Outcome, judge, verify
 from cask_eval.workspace import Workspace
 
 
@@ -193,6 +193,13 @@ def test_what_other_code_made_of_the_trials_is_said_first(honest, capsys):
     said = capsys.readouterr().out
     assert "RUN  not checked  trials executed again: methods is not what was registered (+4 more)" in said
     assert all(line in said for line in [*differ, "so nothing follows from this: 2 of 5 trials drawn from 240"])
+
+
+def test_a_verdict_says_that_nothing_was_decided_where_every_comparison_is_void(honest):
+    document = Evidence.load(Workspace(honest), STUDY).document
+    assert "void" not in str(Outcome.of(document))
+    void = document.model_copy(update={"void_cells": len(document.cells)})
+    assert str(Outcome.of(void)).endswith(" (every comparison is void: nothing was decided)")
 
 
 def test_require_names_a_level(honest):
