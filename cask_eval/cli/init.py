@@ -25,7 +25,8 @@ def command(folder: str, study: str) -> None:
     """
     path = write_example(Path(folder), study)
     say(f"wrote {path} and its splits; read it, change it, then run:")
-    click.echo(f"cask-eval register {shlex.quote(str(path))}")
+    for step in ("lint", "register"):
+        click.echo(f"cask-eval {step} {shlex.quote(str(path))}")
 
 
 def write_example(folder: Path, study: str) -> Path:

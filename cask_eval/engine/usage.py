@@ -44,8 +44,8 @@ class Usage:
         if not self.rows:
             return ""
         return (
-            f"up to {self.most} sequences at once; of {self.rows:,} rows computed in {self.steps:,} decode steps "
-            f"{self.trial_rows / self.rows:.0%} were of running trials, of the columns read "
-            f"{self.trial_columns / max(1, self.columns):.0%} held entries of theirs; of the places in prompts "
-            f"{self.prompt_tokens / max(1, self.prompt_places):.0%} held tokens"
+            f"up to {self.most} sequences at once in {self.steps:,} decode steps; of what was computed, "
+            f"{self.trial_rows / self.rows:.0%} of the rows, {self.trial_columns / max(1, self.columns):.0%} of the "
+            f"cache entries read and {self.prompt_tokens / max(1, self.prompt_places):.0%} of the prompt tokens were "
+            "of use, the rest padding"
         )

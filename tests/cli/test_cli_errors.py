@@ -236,7 +236,9 @@ def test_a_reader_who_stops_reading(here):
 
 def test_names_with_spaces_and_umlauts(run, here):
     code, out, _ = run("init", "spaß und spiel")
-    assert code == 0 and out == f"cask-eval register 'spaß und spiel/prereg/{STUDY}.yaml'\n"
+    assert code == 0 and out == "".join(
+        f"cask-eval {step} 'spaß und spiel/prereg/{STUDY}.yaml'\n" for step in ("lint", "register")
+    )
     assert run("lint", f"spaß und spiel/prereg/{STUDY}.yaml")[0] == 0
 
 
