@@ -111,8 +111,18 @@ device_option = click.option(
 )
 
 
+def _address(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """As it was typed. A slip is told before models are read."""
+    from cask_eval.cluster.connect import host_and_port
+
+    if value not in (None, "auto"):
+        host_and_port(value)
+    return value
+
+
 ray_option = click.option(
     "--ray",
+    callback=_address,
     metavar="auto|ADDRESS",
     help="Run trials on a Ray cluster: the one that runs here, or else a local one (auto); or the one at HOST:PORT.",
 )

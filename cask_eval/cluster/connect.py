@@ -92,10 +92,16 @@ def _local(ray: Any, quiet: dict) -> None:
         raise CaskError(f"--ray auto: no local instance could be started: {_line(error)}; {START}") from None
 
 
-def _join(ray: Any, address: str, quiet: dict) -> None:
+def host_and_port(address: str) -> tuple[str, str]:
+    """The parts of an address that is not auto. Raises CaskError."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise CaskError(f"--ray {address}: is no HOST:PORT; give that of the head node, such as 10.0.0.1:6379, or auto")
+    return host, port
+
+
+def _join(ray: Any, address: str, quiet: dict) -> None:
+    host, port = host_and_port(address)
     # Asked first, because Ray itself tries for minutes and then ends the process.
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cask_eval.decide.lint import Finding
+from cask_eval.engine import kernels
 from cask_eval.errors import CaskError, SplitError
 from cask_eval.protocol.load import load
 from cask_eval.protocol.model import Model
@@ -32,6 +33,10 @@ def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
     except CaskError as error:
         yield Finding("error", "protocol", str(error))
         return
+    try:
+        kernels.chosen()
+    except CaskError as error:
+        yield Finding("error", "environment", str(error))
     known = []
     for model in study.protocol.models:
         try:

@@ -97,6 +97,8 @@ USAGE = [
     ("init file", "file/prereg: Not a directory"),
     # protocols
     ("lint", "Missing argument 'PROTOCOL'"),
+    ("-C ws tune --ray foo", "--ray foo: is no HOST:PORT; give that of the head node"),
+    ("-C ws tune --ray ray://host:1", "--ray ray://host:1: is no HOST:PORT"),
     ("lint nope.yaml", "nope.yaml: cannot be read (No such file or directory)"),
     ("lint ws", "'ws' is a directory"),
     ("lint file", "file:1: document: must hold named fields"),
@@ -426,3 +428,10 @@ def test_a_protocol_that_fits_nothing_here(old, new, message, run, here):
     code, _, err = run("register", PROTOCOL, "--device", "cpu")
     assert code == 2 and message in err and "Traceback" not in err, err
     assert not (here / "ws/prereg/ledger.jsonl").exists()
+
+
+def test_kernels_that_do_not_exist(run, here, monkeypatch):
+    (here / PROTOCOL).write_text(template())
+    monkeypatch.setenv("CASK_EVAL_KERNELS", "flash")
+    code, out, _ = run("lint", PROTOCOL)
+    assert code == 2 and "error: " in out and "there is no kernel 'flash'" in out
