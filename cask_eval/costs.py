@@ -19,12 +19,14 @@ __all__ = ["Assumed", "Run", "fitting", "run", "slot_bytes"]
 
 @dataclass(frozen=True)
 class Assumed:
-    """What nobody knows before a study runs. prompt_tokens, output_tokens: of a mean trial. slots: the most that run
+    """What nobody knows before a study runs. prompt_tokens, output_tokens: of a mean trial. longest_prompt: tokens of
+    the longest prompt. slots: the most that run
     side by side. reserve: bytes of the card that are neither weights nor cache. efficiency: share of the memory's
     bandwidth that decoding reaches. step_seconds: the least time of a step, which the host takes.
     tokens_per_second: measured, in place of the model of time; None where it was not."""
 
     prompt_tokens: int
+    longest_prompt: int
     output_tokens: int
     slots: int
     reserve: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from cask_eval.workspace import Workspace
 
 GIB = 1 << 30
+PROMPT = 150
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @click.command("plan")
 @click.argument("protocol", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--gpu", type=click.Choice(sorted(GPUS)), default="h100-80gb", show_default=True, help="One card.")
-@click.option("--prompt-tokens", default=150, show_default=True, type=click.IntRange(1), help="Of a mean prompt.")
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(1),
+    help=f"Of a prompt. Default: those of the study's own, where problems and tokenizers are here, else {PROMPT}.",
+)
 @click.option("--output-tokens", type=click.IntRange(1), help="Of a mean output. Default: half of max_new_tokens.")
 @click.option("--slots", default=64, show_default=True, type=click.IntRange(1), help="As `tune` and `confirm` get it.")
 @click.option("--reserve-gib", default=4.0, show_default=True, type=click.FloatRange(0), help="For the rest.")
@@ -48,7 +54,7 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 def command(
     protocol: Path,
     gpu: str,
-    prompt_tokens: int,
+    prompt_tokens: int | None,
     output_tokens: int | None,
     slots: int,
     reserve_gib: float,
@@ -64,6 +70,7 @@ def command(
     """
     resolve_device("cpu")
     quiet()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from cask_eval.costs import Assumed
     from cask_eval.protocol.load import load
     from cask_eval.splits.store import read
@@ -75,8 +82,10 @@ def command(
     most = p.generation.max_new_tokens
     if output_tokens is not None and output_tokens > most:
         raise CaskError(f"--output-tokens {output_tokens}: generation.max_new_tokens is {most}; give that or less")
+    lengths = [prompt_tokens] if prompt_tokens else _lengths(space, protocol)
     assumed = Assumed(
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=round(sum(lengths) / len(lengths)),
+        longest_prompt=max(lengths),
         output_tokens=output_tokens or max(1, most // 2),
         slots=slots,
         reserve=round(reserve_gib * GIB),
@@ -89,6 +98,19 @@ def command(
         print_json(about)
     else:
         _show(about)
+
+
+def _lengths(space: Workspace, path: Path) -> list[int]:
+    """Tokens of the study's own prompts, of all its models; what is assumed where they cannot be read here."""
+    from cask_eval.runner.preview import prompt_lengths
+    from cask_eval.runner.study import open_study
+
+    try:
+        study = open_study(space, path)
+        return [n for model in study.protocol.models for n in prompt_lengths(study, model)]
+    except CaskError:
+        say(f"note: the study's own prompts cannot be read here, so {PROMPT} tokens are assumed; give --prompt-tokens")
+        return [PROMPT]
 
 
 def forecast(p: Protocol, space: Workspace, counts: dict[str, int], gpu: str, assumed: Assumed) -> dict[str, Any]:
@@ -125,6 +147,7 @@ def forecast(p: Protocol, space: Workspace, counts: dict[str, int], gpu: str, as
         "samples": samples,
         "assumed": {
             "prompt_tokens": assumed.prompt_tokens,
+            "longest_prompt": assumed.longest_prompt,
             "output_tokens": assumed.output_tokens,
             "max_new_tokens": p.generation.max_new_tokens,
             "slots": assumed.slots,
@@ -245,7 +268,7 @@ def _arm(
     except (ValueError, MethodError) as error:
         raise MethodError(f"{name} ({arm.preset}) at b = {budget}, model {model.name}: {error}") from None
     try:
-        method.check(assumed.prompt_tokens, schedule.budget)
+        method.check(assumed.longest_prompt, schedule.budget)
         refused = None
     except MethodError as error:
         refused = str(error)
@@ -263,6 +286,14 @@ def _arm(
     }
 
 
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
+
+
+def _figure(x: float) -> str:
+    return f"{x:,.1f}" if x >= 1 else f"{x:.2g}"
+
+
 def _show(about: dict[str, Any]) -> None:
     from cask_eval.decide.lint import points
 
@@ -271,7 +302,7 @@ def _show(about: dict[str, Any]) -> None:
     echo(f"{about['study']}: {n['dev']} dev and {n['heldout']} held-out problems, {about['samples']} sample(s) each")
     for m in about["models"]:
         echo(
-            f"  {m['name']}: {m['parameters'] / 1e9:.2f} billion parameters, {m['weight_bytes'] / GIB:.1f} GiB; "
+            f"  {m['name']}: {_parameters(m['parameters'])} parameters, {_figure(m['weight_bytes'] / GIB)} GiB; "
             f"{m['layers']} layers × {m['kv_heads']} KV heads × {m['head_dim']}"
         )
     head = ("b′", 6), ("mean cache", 10), ("MiB a slot", 10), ("fit", 7), ("run", 4), ("tokens/s", 9)
@@ -297,8 +328,8 @@ def _show(about: dict[str, Any]) -> None:
         echo(f"hours     an arm does not fit on one {about['gpu']}")
     else:
         echo(
-            f"hours     {hours['dev']:,.1f} dev + {hours['heldout']:,.1f} held-out = {sum(hours.values()):,.1f} on one "
-            f"{about['gpu']}, at least"
+            f"hours     {_figure(hours['dev'])} dev + {_figure(hours['heldout'])} held-out = "
+            f"{_figure(sum(hours.values()))} on one {about['gpu']}, at least"
         )
     how = (
         f"{a['tokens_per_second']:,.0f} tokens a second as measured"
@@ -307,7 +338,7 @@ def _show(about: dict[str, Any]) -> None:
         f"{a['efficiency']:.0%} of the bandwidth, whichever is longer"
     )
     echo(
-        f"assumed   prompts of {a['prompt_tokens']:,} and outputs of {a['output_tokens']:,} tokens; at most "
+        f"assumed   prompts of {a['prompt_tokens']:,} (at most {a['longest_prompt']:,}) and outputs of {a['output_tokens']:,} tokens; at most "
         f"{a['slots']} sequences at once; {a['reserve_bytes'] / GIB:g} GiB for everything else; {how}. Prefill, "
         "compression and the last trials, which run alone, come on top"
     )

@@ -114,6 +114,16 @@ def test_an_unknown_model_is_an_error_that_says_what_to_do(tmp_path):
     assert "models[qwen-7b].id is 'someone/else'" in said and "local copy" in said
 
 
+def test_prompts_are_the_studys_own_where_they_are_here(monkeypatch, tmp_path):
+    (registered,) = events("alpha-vs-triattention", "register")
+    about = plan("alpha-vs-triattention")
+    longest = max(m["max_prompt_tokens"] for m in registered["models"])
+    assert about["assumed"]["longest_prompt"] == longest >= about["assumed"]["prompt_tokens"] > 1
+    assert plan("alpha-vs-triattention", "--prompt-tokens", "20")["assumed"]["longest_prompt"] == 20
+    monkeypatch.setenv("CASK_EVAL_DATA", str(tmp_path))
+    assert plan("cask-aime")["assumed"]["prompt_tokens"] == 150
+
+
 def test_prompts_that_a_budget_cannot_hold_are_said():
     path = str(ROOT / "prereg" / "alpha-vs-triattention.yaml")
     result = CliRunner().invoke(cli, ["plan", path, "--prompt-tokens", "96"])
