@@ -443,6 +443,9 @@ def _cell(
     # Before correction, this is where the line runs.
     share = analysis.family if analysis.correction != "none" else 1
     line = {analysis.procedure: str(fmt.value(analysis.alpha) / max(share, 1))}
+    tango = fmt.bracket(*(fmt.points(number(x)) for x in more.tango)) if more.tango else fmt.DASH
+    # Resampling pairs of which none differs gives an interval without width, which says more than is known.
+    flat = more.tango is not None and not c.wins + c.losses
     return Cell(
         result=c,
         name=fmt.one_line(protocol.comparison(c.candidate, c.cell)),
@@ -453,14 +456,14 @@ def _cell(
         samples=c.samples,
         effect=scale.difference(c.difference),
         error=scale.spread(c.standard_error),
-        interval=_interval(c.interval, scale),
-        interval_adjusted=_interval(c.interval_adjusted, scale),
+        interval=f"{tango} (Tango)" if flat else _interval(c.interval, scale),
+        interval_adjusted=fmt.DASH if flat else _interval(c.interval_adjusted, scale),
         wins=c.wins,
         losses=c.losses,
         ties=c.ties,
         p={fmt.words(name): fmt.p_value(c.p[name], line.get(name)) if name in c.p else fmt.DASH for name in order},
         corrections=tuple(fmt.p_value(number(more.adjusted[name]), analysis.alpha) for name in CORRECTIONS),
-        tango=fmt.bracket(*(fmt.points(number(x)) for x in more.tango)) if more.tango else fmt.DASH,
+        tango=tango,
         detects=fmt.points(number(more.detects)).lstrip("+") if more.detects else fmt.DASH,
         non_inferior=f"{'yes' if held.shown else 'no'}, p {fmt.p_value(held.p, held.alpha)}" if held else fmt.DASH,
         p_registered=fmt.p_value(c.p_registered, line[analysis.procedure]),

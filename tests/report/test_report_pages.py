@@ -23,7 +23,9 @@ from report_example import (
     study,
 )
 
+from cask_eval.decide.model import Interval
 from cask_eval.report import figures, gather, html, markdown, text, write
+from cask_eval.report import format as fmt
 
 VOID_TAGS = {"meta", "br", "link", "img", "input", "hr", "col", "wbr"}
 
@@ -256,6 +258,16 @@ def test_little_is_enough():
     assert "None recorded." in Page(html.render(data)).text
     assert "None recorded." in markdown.render(data)
     assert text.render(data).plain.endswith("0 void of 0 registered cells")
+
+
+def test_an_interval_of_pairs_of_which_none_differs_has_a_width():
+    (null,) = [c for c in analysis().cells if c.outcome == "null"]
+    zero = Interval(level="0.95", low="0", high="0")
+    still = {"wins": 0, "losses": 0, "ties": null.n, "difference": "0", "flips": [], "interval": zero}
+    data = gather(analysis(cells=[null.model_copy(update=still)]), protocol(), [])
+    (cell,) = data.cells
+    assert cell.interval == f"{cell.tango} (Tango)" and cell.tango != fmt.DASH and cell.interval_adjusted == fmt.DASH
+    assert all("Tango" not in c.interval for c in gather(analysis(), protocol(), []).cells)
 
 
 def test_where_every_cell_is_void_nothing_was_decided():
