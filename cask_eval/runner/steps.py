@@ -45,6 +45,7 @@ from cask_eval.records.store import RecordStore
 from cask_eval.records.tokens import TokenFile, path_of
 from cask_eval.runner import fingerprint
 from cask_eval.runner import tune as tuning
+from cask_eval.runner.full import copies, output_digest
 from cask_eval.runner.place import Place, Runs
 from cask_eval.runner.study import Study, described, facts, open_study, refuse
 from cask_eval.runner.trials import Batch, Replays
@@ -163,7 +164,7 @@ def tune(workspace: Workspace, name: str, place: Place, watch: Watch) -> Event:
             # How many budgets a search will try is not known; its trials show as tokens only.
             watch.start(len(expected), sum(key in expected for key in store.done))
             with place.bench(study, state, watch.say) as bench:
-                matched = _matched(study, grounds, bench, store, watch)
+                matched = _matched(study, state, grounds, bench, store, watch)
                 _say_usage(bench, watch)
                 lost = bench.lost
             _complete(store, expected + search_keys(protocol, tried(matched), ids))
@@ -188,16 +189,32 @@ def tune(workspace: Workspace, name: str, place: Place, watch: Watch) -> Event:
 
 
 def _matched(
-    study: Study, grounds: dict[str, tuning.Ground], bench: Runs, store: RecordStore, watch: Watch
+    study: Study, state: StudyState, grounds: dict[str, tuning.Ground], bench: Runs, store: RecordStore, watch: Watch
 ) -> dict[str, dict[str, dict[str, ArmChoice]]]:
-    """Run the dev split; returns `DevRun.matched`. Arms wait for the baseline of their cell, whose cache they are
-    matched to, and baselines for the references that they replay; everything else may run at once."""
+    """Run the dev split of a study in this state; returns `DevRun.matched`. Arms wait for the baseline of their cell,
+    whose cache they are matched to, and baselines for the references that they replay; everything else may run at once.
+    """
+
+    known: dict[str, Batch] = {}
 
     def run(batches: list[Batch]) -> None:
-        bench.run_all(given(study, store, batches), store.done, store.append, watch.advance)
-        settle(study, store, batches)
+        repeated = []
+        for batch in batches:
+            outputs = output_digest(registered, batch)
+            if outputs is not None and known.setdefault(outputs, batch) is not batch:
+                repeated.append((known[outputs], batch))
+        again = [batch for _, batch in repeated]
+        first = [batch for batch in batches if batch not in again]
+        bench.run_all(given(study, store, first), store.done, store.append, watch.advance)
+        settle(study, store, first)
+        for source, batch in repeated:
+            found = list(copies(store, source, batch, seed_root, store.done))
+            store.append(found)
+            watch.advance(len(found), 0)
+        if again:  # what is not known yet
+            bench.run_all(given(study, store, again), store.done, store.append, watch.advance)
 
-    protocol = study.protocol
+    protocol, (_, registered), seed_root = study.protocol, state.register, state.seed_root()
     references = [
         Batch("dev", cell, REFERENCE, "", tuning.full(cell, grounds[cell.model])) for cell in protocol.reference_cells
     ]
