@@ -1,4 +1,5 @@
-"""How closely a compressed cache follows given tokens: from numbers per token to numbers per trial (cask.md §2).
+"""How closely a compressed cache follows given tokens: from numbers per token to numbers per trial
+(docs/DEFINITIONS.md §8).
 
 No torch here, and every mean is exactly rounded, so that a reviewer derives the same numbers from the same arrays on
 any machine.

@@ -1,4 +1,4 @@
-"""Bytes that a method holds for one sequence, as a function of its resident entries (methods.md §4, Ledgers).
+"""Bytes that a method holds for one sequence, as a function of its resident entries (docs/DEFINITIONS.md §2).
 
 No torch and no pydantic here: the engine, the solver and the verifier share this file.
 """

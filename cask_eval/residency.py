@@ -1,4 +1,4 @@
-"""What stayed in the cache of one trial and for how long, exactly (methods.md §4).
+"""What stayed in the cache of one trial and for how long, exactly (docs/DEFINITIONS.md §1).
 
 An *entry* is one key/value pair of one layer and KV head. Counts here are entries summed over layers and KV heads
 unless a name says otherwise. Step t = 1 … T is the decode forward that consumes the t-th output token; the forward
@@ -49,8 +49,8 @@ class Residency:
 
     @property
     def mean(self) -> Fraction:
-        """C_x: mean resident bytes per layer and KV head, in full-precision entries (methods.md §4). A trial that
-        ended on its first token took no decode step; it counts with its prompt."""
+        """C: mean resident bytes per layer and KV head, in full-precision entries (docs/DEFINITIONS.md §1). A trial
+        that ended on its first token took no decode step; it counts with its prompt."""
         if self.steps == 0:
             return Fraction(self.prompt_tokens * max(1, len(self.chains)))
         return Fraction(self.payload_bytes + self.aux_bytes, self.steps * self.heads * self.entry_bytes)
@@ -176,7 +176,7 @@ def expected(
 
 def join(accounts: Sequence[Residency], footprint: Footprint) -> Residency:
     """The account of chains that run side by side: sums over the chains alive at each step; a finished chain holds
-    nothing, and the trial is as long as its longest chain (methods.md §4, M5)."""
+    nothing, and the trial is as long as its longest chain (docs/DEFINITIONS.md §1)."""
     first, lines = accounts[0], [_Line(a) for a in accounts]
     cuts = sorted({t for line in lines for t in line.cuts if t > 0})
     most = peak = 0

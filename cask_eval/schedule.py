@@ -1,4 +1,4 @@
-"""When a policy fires and how many entries it leaves, in integers (methods.md §4, cask.md §1.2–1.5).
+"""When a policy fires and how many entries it leaves, in integers (docs/DEFINITIONS.md §3, §6).
 
 Counts are entries per layer and KV head, averaged over both where a policy spreads its budget unevenly. A schedule is
 data: the engine, the solver and the verifier replay it alike. No torch and no pydantic here.
@@ -104,7 +104,7 @@ class Schedule:
 
     def compresses_prompt(self, prompt_tokens: int) -> bool:
         """Whether an event follows the prompt at once. ``periodic`` does not wait for its period here: the prompt was
-        read as one step (methods.md §1.2)."""
+        read as one step (docs/DEFINITIONS.md §3)."""
         position = 0 if self.trigger == "periodic" else prompt_tokens
         return self.prompt == "compete" and self.fires(prompt_tokens, prompt_tokens, prompt_tokens, position)
 
@@ -166,7 +166,7 @@ class Schedule:
         return Event(self.budget, prefix, evicts, stage_two=True)
 
     def prefix_target(self, prefix: int, generated: int) -> int:
-        """P*, the prompt entries that stage one leaves beside `generated` entries (cask.md §1.3)."""
+        """P*, the prompt entries that stage one leaves beside `generated` entries (docs/DEFINITIONS.md §6)."""
         if not generated:
             return min(prefix, self.budget)
         window = min(self.recent, generated)
@@ -174,13 +174,13 @@ class Schedule:
         return min(prefix, max(0, self.budget - min(self.budget, window + room)))
 
     def newest(self, resident: int, prefix: int) -> int:
-        """R, the newest entries that stage two leaves alone (cask.md §1.4)."""
+        """R, the newest entries that stage two leaves alone (docs/DEFINITIONS.md §6)."""
         room, generated = self.budget - prefix, resident - prefix
         window = min(self.recent, generated)
         return max(0, room - 2) if generated > room and window >= room else window
 
     def scratch_slots(self, resident: int, prefix: int) -> int:
-        """a, the entries that stage two may fill besides prompt and newest (cask.md §1.4)."""
+        """a, the entries that stage two may fill besides prompt and newest (docs/DEFINITIONS.md §6)."""
         return max(0, self.budget - prefix - self.newest(resident, prefix))
 
     def capacity(self, prompt_tokens: int, max_new_tokens: int) -> int:

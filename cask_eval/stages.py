@@ -1,6 +1,6 @@
 """What the events of one trial did to its prompt and to what it generated, and the regime that this makes it.
 
-A regime says which part of a method a trial has tested at all (cask.md §1.5, §7 item 7). It follows from the schedule
+A regime says which part of a method a trial has tested at all (docs/DEFINITIONS.md §7). It follows from the schedule
 and the lengths alone, so that nobody chooses it after having seen the outcome. No torch and no pydantic here.
 """
 

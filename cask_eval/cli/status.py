@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cask_eval.canonical import digest_bytes
-from cask_eval.cli.common import amending, command_line, counted, json_option, print_json, say, study_argument, workspace
+from cask_eval.cli.common import (
+    amending,
+    command_line,
+    counted,
+    json_option,
+    print_json,
+    say,
+    study_argument,
+    workspace,
+)
 from cask_eval.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The matched budget b′: which budget gives an arm the reference's mean cache (methods.md §4, Search).
+"""The matched budget b′: which budget gives an arm the reference's mean cache (docs/DEFINITIONS.md §4).
 
 Where the schedule follows from lengths, the reference's dev lengths are replayed through its counter and no model runs
 (`solve`). Where it depends on what is generated, that replay only gives the first budget to try, and the dev caches

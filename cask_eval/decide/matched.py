@@ -1,4 +1,4 @@
-"""Whether two arms held equally large caches (methods.md §4, Acceptance)."""
+"""Whether two arms held equally large caches (docs/DEFINITIONS.md §5)."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Method:
     `schedule`.
 
     summary: one line. paper: link. deviations: where and why it departs from the published code. reference: the
-    preset that the null setting reproduces, if any. mechanism: its number in methods.md §3, if it has one.
+    preset that the null setting reproduces, if any. mechanism: its number in docs/DEFINITIONS.md §9, if it has one.
     exchangeable: whether another numbering of the KV heads would only renumber the decisions.
     """
 

@@ -1,4 +1,4 @@
-"""How much of a sequence's history an event wipes out, for every policy alike (methods.md §1.6).
+"""How much of a sequence's history an event wipes out, for every policy alike (docs/DEFINITIONS.md §7).
 
 The history is cut into bins of 64 logical positions; a bin is wiped out for a layer and head that keeps none of it.
 """

@@ -161,7 +161,7 @@ class Screening(Strict):
 
 
 class MatchedCache(Strict):
-    """When two arms' realised caches count as equal on the held-out split (methods.md §4, Acceptance)."""
+    """When two arms' realised caches count as equal on the held-out split (docs/DEFINITIONS.md §5)."""
 
     reference: Literal["baseline"] = "baseline"
     tolerance: Share = "0.03"

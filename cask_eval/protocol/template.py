@@ -71,9 +71,9 @@ test:
   correction: bonferroni
   veto: {{alpha: "0.05"}}
 
-# What each outcome will mean. The first branch whose conditions hold decides. A condition counts cells: positive_cells,
-# negative_cells, void_cells, and non_inferior_cells where test.non_inferiority gives a margin. A void cell, in which the
-# caches cannot be compared, is neither positive nor negative: V keeps it from reading as a rejection.
+# What each outcome will mean. The first branch whose conditions hold decides. A condition counts cells:
+# positive_cells, negative_cells, void_cells, and non_inferior_cells where test.non_inferiority gives a margin. A void
+# cell, whose caches cannot be compared, is neither positive nor negative: V keeps it from reading as a rejection.
 branches:
   - {{name: A, when: {{positive_cells: ">=1", negative_cells: "==0"}}, decision: adopt the candidate}}
   - {{name: B, when: {{positive_cells: ">=1", negative_cells: ">=1"}}, decision: report as regime-dependent}}

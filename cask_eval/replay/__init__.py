@@ -1,1 +1,2 @@
-"""Reference fidelity: how closely compressed caches follow what a model says with its full cache (cask.md §2)."""
+"""Reference fidelity: how closely compressed caches follow what a model says with its full cache (docs/DEFINITIONS.md
+§8)."""

@@ -1,5 +1,5 @@
-"""What folding several entries into one costs, in the terms of the CASK paper and in those of the softmax (cask.md
-§1.7). Pure functions.
+"""What folding several entries into one costs, in the terms of the CASK paper and in those of the softmax. Pure
+functions.
 
 Half pairing: component f of a head vector x is the complex number x[f] + i·x[f + F], F = D/2.
 """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 TEXTS = ("\n", "\n\n", "Therefore", " Therefore", "So", " So", "Hence", " Hence")
-"""What begins a new phase (cask.md §1.4)."""
+"""What begins a new phase (docs/DEFINITIONS.md §6)."""
 
 Markers = tuple[tuple[int, ...], ...]
 

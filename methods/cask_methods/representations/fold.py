@@ -1,4 +1,4 @@
-"""Entries that a selection folds together become one: CASK's materialisation (cask.md §1.4 step 7)."""
+"""Entries that a selection folds together become one: CASK's materialisation (docs/DEFINITIONS.md §6)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _CHUNK_ELEMENTS = 1 << 27
 
 @dataclass(frozen=True)
 class Staged:
-    """s_j = max over all layers and query heads of TriAttention's score (cask.md §1.1), one score for all of them.
+    """s_j = max over all layers and query heads of TriAttention's score (docs/DEFINITIONS.md §6), one for all of them.
 
     With `base.normalise`, a query head's score is a z-score among the entries that compete in the same stage: the
     entries counted as prompt (`Entries.prefix`) among themselves, the generated ones among those that stage two does

@@ -11,7 +11,8 @@ _CHUNK_ELEMENTS = 1 << 26
 
 
 def core_budget(slots: Tensor, pool: Tensor, ratio: float, least: int) -> Tensor:
-    """[R] int64: core entries for `pool` [R] candidates that compete for `slots` [R] ≥ 2 places (cask.md §1.4 step 2).
+    """[R] int64: core entries for `pool` [R] candidates that compete for `slots` [R] ≥ 2 places (docs/DEFINITIONS.md
+    §6).
 
     round(ratio·slots), half to even, and at least `least`; one slot is left for what is not core.
     """

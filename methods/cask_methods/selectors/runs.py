@@ -1,4 +1,4 @@
-"""Greedy merging of adjacent scratch entries within runs (CASK, cask.md §1.4 steps 4 and 5)."""
+"""Greedy merging of adjacent scratch entries within runs (CASK, docs/DEFINITIONS.md §6)."""
 
 from __future__ import annotations
 

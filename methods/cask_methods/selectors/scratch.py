@@ -1,5 +1,5 @@
 """Stage two of CASK: the generated entries that compete for slots, as a protected core and folded runs beside it
-(cask.md §1.4)."""
+(docs/DEFINITIONS.md §6)."""
 
 from __future__ import annotations
 

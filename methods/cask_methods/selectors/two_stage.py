@@ -25,7 +25,7 @@ _SPAN = Trait(torch.int32, -1, shared=True)
 
 @dataclass(frozen=True)
 class TwoStage:
-    """One keep-set for all layers and KV heads, in two stages (CASK, cask.md §1.3–1.5).
+    """One keep-set for all layers and KV heads, in two stages (CASK, docs/DEFINITIONS.md §6).
 
     Stage one, where the schedule leaves fewer prompt entries than there are: a reserve of evenly spread anchors, and
     the best scores among the others. (In the published code each head nominates its k best and the union is ranked by
@@ -181,7 +181,7 @@ class TwoStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """An event in integers, [R] each (cask.md §1.3–1.5).
+    """An event in integers, [R] each (docs/DEFINITIONS.md §6).
 
     count: entries before the event. prefix: those that count as prompt; survivors: how many of them stay. tail: how
     many of the last entries stay whatever their score. pool: generated entries that compete for `slots` places.
