@@ -33,7 +33,7 @@ def command(protocol: Path, reason: str, device: str, as_json: bool) -> None:
         raise CaskError(
             f"--reason {reason[:60]!r}: {len(reason.strip())} characters; say why in 10 to 4,000, readers will ask"
         )
-    _, space, _, warnings = examined(protocol)
+    _, space, _, warnings = examined(protocol, amends=True)
     for line in warnings:
         say(f"warning: {line}")
     event = amend(space, protocol, reason.strip(), resolve_device(device), warnings)

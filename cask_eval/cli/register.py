@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,9 @@ def spent(space: Workspace, loaded: Loaded, heldout: Manifest) -> list[str]:
     ]
 
 
-def examined(protocol: Path):
-    """(protocol file, workspace, held-out manifest or None, warnings). Raises ProtocolError on lint errors."""
+def examined(protocol: Path, *, amends: bool = False):
+    """(protocol file, workspace, held-out manifest or None, warnings). Raises ProtocolError on lint errors; what is
+    wrong with the arms of a protocol that `amends` another is a warning, because they may have been run already."""
     from cask_eval.cli.arms import faults
     from cask_eval.decide.lint import lint
     from cask_eval.protocol.load import load
@@ -74,7 +76,10 @@ def examined(protocol: Path):
     workspace = Workspace.find(protocol.parent)
     heldout = workspace.resolve(loaded.protocol.task.heldout)
     manifest = read(heldout) if heldout.is_file() else None
-    findings = [*faults(loaded.protocol), *lint(loaded.protocol, len(manifest.items) if manifest else None)]
+    arms = list(faults(loaded.protocol))
+    if amends:
+        arms = [replace(f, level="warning") for f in arms]
+    findings = [*arms, *lint(loaded.protocol, len(manifest.items) if manifest else None)]
     if errors := [f"{loaded.at(f.field)}: {f.message}" for f in findings if f.level == "error"]:
         raise ProtocolError(errors)
     return loaded, workspace, manifest, [f"{f.field}: {f.message}" for f in findings]

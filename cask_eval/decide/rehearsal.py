@@ -13,6 +13,7 @@ from cask_eval.decide.exclusion import excluding, left_out, without
 from cask_eval.decide.matched import compare
 from cask_eval.decide.model import ArmResult
 from cask_eval.decide.trial import Table, Trials
+from cask_eval.errors import CaskError
 from cask_eval.ledger.events import ArmChoice, Select
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
@@ -25,6 +26,8 @@ from cask_eval.workspace import Workspace
 # With more of an arm's trials at the length cap than this, most of what is compared is where outputs were cut off.
 MANY_CUT = Fraction(1, 2)
 
+MAX_SAID = 8
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -36,12 +39,20 @@ class Rehearsal:
 
 
 def rehearse(space: Workspace, name: str) -> Rehearsal:
-    """The rehearsal of a study that is tuned. Raises RecordError when its dev records cannot be read."""
+    """The rehearsal of a study that is tuned. Where its dev records are not those that the ledger commits to, that is
+    all it says: a run that may go on is not stopped by what is no evidence."""
     state = StudyState.of(Ledger(space.ledger).events(), name)
     registered = state.register[1]
-    ids = [item.id for item in read(space.resolve(registered.splits["dev"].path)).items]
-    records = RecordStore(space.records(name, "dev", state.revision)).read()
-    return rehearsal(Protocol.model_validate(registered.protocol), state.select[1], records, ids)
+    store = RecordStore(space.records(name, "dev", state.revision))
+    try:
+        ids = [item.id for item in read(space.resolve(registered.splits["dev"].path)).items]
+        if store.commit(space.root) == state.dev_run[1].records:
+            protocol = Protocol.model_validate(registered.protocol)
+            return rehearsal(protocol, state.select[1], store.read(), ids)
+    except CaskError:
+        pass
+    gone = f"{space.relative(store.path)} or its split is not what the ledger commits to, so nothing is said of the "
+    return Rehearsal({}, [f"{gone}dev run; restore it from a copy, or `cask-eval verify {name}` will find it"])
 
 
 def rehearsal(protocol: Protocol, select: Select, records: Iterable[Record], dev_ids: Sequence[str]) -> Rehearsal:
@@ -59,8 +70,8 @@ def rehearsal(protocol: Protocol, select: Select, records: Iterable[Record], dev
         for candidate in select.survivors:
             warnings += _void(protocol, select, cell, candidate, row["baseline"], row[candidate])
         if not protocol.fidelity:
-            warnings += _says_nothing(protocol, cell, row, arms[cell.name])
-    return Rehearsal(arms, warnings)
+            warnings += _says_nothing(cell, row, arms[cell.name])
+    return Rehearsal(arms, warnings if protocol.fidelity else [*warnings, *_cut_off(protocol, arms)])
 
 
 def _sorted(
@@ -102,16 +113,18 @@ def _void(
         )
 
 
-def _says_nothing(
-    protocol: Protocol, cell: Cell, row: dict[str, ArmTrials], results: dict[str, ArmResult]
-) -> Iterator[str]:
-    cap = protocol.generation.max_new_tokens
-    for arm, result in results.items():
-        if result.truncated > MANY_CUT * result.trials:
-            yield (
-                f"{cell.name} {arm}: {result.truncated} of {result.trials} dev trials met the length cap "
-                f"(generation.max_new_tokens {cap}); a higher one lets them end"
-            )
+def _cut_off(protocol: Protocol, arms: dict[str, dict[str, ArmResult]]) -> Iterator[str]:
+    results = [(cell, arm, result) for cell, row in arms.items() for arm, result in row.items()]
+    cut = [f"{c} {a} {r.truncated} of {r.trials}" for c, a, r in results if r.truncated > MANY_CUT * r.trials]
+    if cut:
+        yield (
+            f"most dev trials met the length cap (generation.max_new_tokens {protocol.generation.max_new_tokens}); a "
+            f"higher one lets them end: {', '.join(cut[:MAX_SAID])}"
+            + (f" and {len(cut) - MAX_SAID} more" if len(cut) > MAX_SAID else "")
+        )
+
+
+def _says_nothing(cell: Cell, row: dict[str, ArmTrials], results: dict[str, ArmResult]) -> Iterator[str]:
     rights = [arm.right for arm in row.values()]
     if all(right == rights[0] for right in rights[1:]) and len(rights) > 1:
         correct, trials = results["baseline"].correct, results["baseline"].trials

@@ -87,7 +87,6 @@ def load_model(
             output_loading_info=True,
             **packed,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **packed)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, struct.error) as error:
         need = _GGUF if packed and _unreadable(error) else ""
         raise ModelError(f"model {str(path)!r} cannot be loaded: {error}{need}") from error
@@ -97,16 +96,25 @@ def load_model(
             f"model {str(path)!r} cannot be loaded: its files lack {len(missing)} of the weights that its "
             f"config asks for, such as {missing[0]}"
         )
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    return model.to(device).eval().requires_grad_(False), load_tokenizer(path, revision)
 
 
-def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer alone, from a local folder or .gguf file: what it costs to know how long prompts are. Raises
-    ModelError."""
+def load_config(source: str | Path) -> Any:
+    """The configuration alone, as `load_tokenizer`. Raises ModelError."""
     place, packed = _parts(source)
     try:
-        return AutoTokenizer.from_pretrained(place, **packed)
+        return AutoConfig.from_pretrained(place, **packed)
     except (OSError, ValueError, RuntimeError, ImportError, struct.error) as error:
+        raise ModelError(f"the config of model {str(source)!r} cannot be read: {error}") from error
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer alone, from a local folder, a .gguf file or a hub id: what it takes to know how long prompts are.
+    Raises ModelError."""
+    place, packed = _parts(source)
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision, **packed)
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
         need = _GGUF if packed and _unreadable(error) else ""
         raise ModelError(f"the tokenizer of model {str(source)!r} cannot be loaded: {error}{need}") from error
 

@@ -37,7 +37,7 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[Change]:
         for key in sorted(before.keys() | after.keys()):
             place = f"{where}.{key}" if where else key
             yield from differences(before.get(key, _NOTHING), after.get(key, _NOTHING), place)
-    elif before != after:
+    elif _text(before) != _text(after):  # in Python true equals 1
         yield Change(field=where, before=_text(before), after=_text(after))
 
 

@@ -60,7 +60,8 @@ class Loaded:
     def _listed(self, path: tuple[str | int, ...]) -> list[dict]:
         found: Any = self.parsed.value
         for step in path:
-            found = found[step] if isinstance(found, list) else found.get(step) if isinstance(found, dict) else None
+            fits = isinstance(found, dict) if isinstance(step, str) else isinstance(found, list)
+            found = (found.get(step) if isinstance(step, str) else found[step]) if fits else None
         return [one if isinstance(one, dict) else {} for one in found] if isinstance(found, list) else []
 
 

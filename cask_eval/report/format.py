@@ -135,8 +135,14 @@ def params(given: Mapping[str, str | int | bool]) -> str:
 
 
 def rounded(text: str) -> str:
-    """Text with its long decimals cut to four digits, which are more than a reader compares."""
-    return re.sub(r"\d+\.\d{5,}", lambda found: f"{float(found[0]):.4g}", text)
+    """Text with its long decimals rounded to four places; those that would round to a bound such as 0.95, which they
+    are compared with, stay."""
+
+    def short(found: re.Match[str]) -> str:
+        near = fixed(Fraction(found[0]), 4)
+        return found[0] if near.endswith("0") else near
+
+    return re.sub(r"\d+\.\d{5,}", short, text)
 
 
 def short(digest: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from cask_eval import embedded
 from cask_eval.canonical import digest, digest_bytes, digest_file
 from cask_eval.engine.contract import Geometry
-from cask_eval.engine.model import context, geometry, load_model, load_tokenizer
+from cask_eval.engine.model import context, geometry, load_config, load_model, load_tokenizer
 from cask_eval.errors import ModelError
 from cask_eval.ledger.events import ModelLock
 from cask_eval.protocol.model import Model
@@ -137,6 +137,15 @@ def loaded(model: Model, workspace: Workspace, device: str) -> tuple[Any, Any]:
     return decoder, tokenizer
 
 
+def config(model: Model, workspace: Workspace) -> Any:
+    """The configuration of a model whose weights are there, unread. Raises ModelError."""
+    place = located(model, workspace)
+    kept = [place] if place.is_file() else [p for p in place.iterdir() if p.suffix in (".safetensors", ".bin")]
+    if not [p for p in kept if p.name != "calibration.safetensors"]:
+        raise ModelError(f"models[{model.name}].id is {model.id!r}, but there are no weights in {place}")
+    return load_config(place)
+
+
 def tokenizer(model: Model, workspace: Workspace) -> Any:
     """The tokenizer of a model, without its weights. Raises ModelError."""
     return load_tokenizer(located(model, workspace))
@@ -155,11 +164,7 @@ def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_
     shape: Geometry = geometry(decoder)
     template = getattr(reader, "chat_template", None)
     calibration = calibration_file(model, workspace)
-    if longest + max_new_tokens > (limit := context(decoder.config)):
-        raise ModelError(
-            f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "
-            f"{max_new_tokens} exceed the {limit} positions the model was made for; lower max_new_tokens"
-        )
+    check_context(model, decoder.config, longest, max_new_tokens)
     return ModelLock(
         name=model.name,
         id=model.id,
@@ -175,6 +180,15 @@ def lock(model: Model, workspace: Workspace, device: str, longest: int, max_new_
         max_prompt_tokens=longest,
         stop_ids=sorted(stop_ids(decoder, reader)),
     )
+
+
+def check_context(model: Model, config: Any, longest: int, max_new_tokens: int) -> None:
+    """Raises ModelError when prompt and output can be longer than what the model was made for."""
+    if longest + max_new_tokens > (limit := context(config)):
+        raise ModelError(
+            f"models[{model.name}]: prompts of up to {longest} tokens and generation.max_new_tokens "
+            f"{max_new_tokens} exceed the {limit} positions the model was made for; lower max_new_tokens"
+        )
 
 
 def stop_ids(decoder: Any, reader: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cask_eval.decide.lint import Finding
 from cask_eval.engine import kernels
+from cask_eval.engine.model import check_config
 from cask_eval.errors import CaskError, SplitError
 from cask_eval.protocol.load import load
 from cask_eval.protocol.model import Model
@@ -51,20 +52,35 @@ def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
 
 def _missing(model: Model, workspace: Workspace, error: CaskError) -> Finding:
     where, said = f"models[{model.name}]", str(error)
-    try:
-        if models.fetches(model, workspace):
-            hint = "so nobody has looked whether its prompts fit the budgets; `register` will, where it can be fetched"
-            return Finding("warning", where, f"{model.id} is not here, {hint}")
-    except CaskError:
-        pass
+    if not _here(model, workspace):
+        hint = "so nobody has looked whether its prompts fit the budgets; `register` will, where it can be fetched"
+        return Finding("warning", where, f"{model.id} is not here, {hint}")
     named = re.match(rf"{re.escape(where)}[.\w]*", said)
     return Finding("error", named[0] if named else where, said[named.end() if named else 0 :].lstrip(": "))
 
 
+def _here(model: Model, workspace: Workspace) -> bool:
+    """Whether the files of a model are here, or should be."""
+    try:
+        if not models.fetches(model, workspace):
+            return True
+    except CaskError:
+        return True
+    try:
+        models.located(model, workspace)
+    except CaskError:
+        return False
+    return True
+
+
 def prompted(study: Study, model: Model) -> Prompted:
-    """What methods must know of a model, from its tokenizer and its calibration file. Raises ModelError."""
+    """What methods must know of a model, from its config, tokenizer and calibration file. Raises ModelError."""
+    config = models.config(model, study.workspace)
+    check_config(config)
     calibration = models.calibration_file(model, study.workspace)
-    return Prompted(model.name, max(prompt_lengths(study, model)), calibration is not None)
+    longest = max(prompt_lengths(study, model))
+    models.check_context(model, config, longest, study.protocol.generation.max_new_tokens)
+    return Prompted(model.name, longest, calibration is not None)
 
 
 def prompt_lengths(study: Study, model: Model) -> list[int]:

@@ -185,8 +185,9 @@ def refuse_drift(study: Study, registered: Register, device: str) -> None:
 
 def refuse(study: Study, registered: Register, now: Register) -> None:
     """Raises DriftError naming each difference between what was locked and what was measured `now`."""
-    said = [f"{c.field} was {c.before or 'none'}, is {c.after or 'none'}" for c in drift(registered, now)]
-    if registered.protocol_raw != now.protocol_raw and registered.protocol_digest == now.protocol_digest:
+    made = drift(registered, now)
+    said = [f"{c.field} was {c.before or 'none'}, is {c.after or 'none'}" for c in made]
+    if registered.protocol_raw != now.protocol_raw and all(c.field.startswith("locked.") for c in made):
         said.append(f"protocol_raw was {registered.protocol_raw}, is {now.protocol_raw}")
     if said:
         more = [f"and {len(said) - MAX_SAID} more"] if len(said) > MAX_SAID else []

@@ -162,6 +162,7 @@ PROTOCOLS = {
     "model": (template().replace("embedded:chain-s", "embedded:nope"), "models[chain-s].id: 'nope' is no embedded"),
     "budget": (template().replace("budgets: [64", "budgets: [20"), "nothing generated could be kept"),
     "calibration": (template().replace("calibration: bundled", "calibration: x.st"), "].calibration: "),
+    "context": (template().replace("max_new_tokens: 300", "max_new_tokens: 9000"), "exceed the 2048 positions"),
     "roles": (template().replace("chain-heldout.json", "chain-dev.json"), "is the dev split of task 'chain'"),
     "policies":
         (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and then a comparison is void"),

@@ -213,6 +213,7 @@ def test_at_names_the_place(write):
     assert load(path).at("branches[1]") == f"{path}:{line + 2}: branches[1]"
     assert load(path).at("branches[B]") == f"{path}:{line + 2}: branches[B]"
     assert load(path).at("branches[B].when.nothing") == f"{path}:{line + 2}: branches[B].when.nothing"
+    assert load(path).at("models[nobody].tune[x]").endswith(": models[nobody].tune[x]")
     assert load(path).at("screening") == f"{path}:1: screening"
 
 

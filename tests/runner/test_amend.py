@@ -51,6 +51,18 @@ def test_an_amendment_after_the_run_makes_the_study_exploratory(closed, copy, ca
     assert verdict.exit_code == 0, verdict.lines
 
 
+def test_arms_that_were_run_do_not_hinder_an_amendment(closed, copy, cask, monkeypatch):
+    """What `register` would refuse of them by now may have been registered before."""
+    from cask_eval.cli import arms
+    from cask_eval.decide.lint import Finding
+
+    monkeypatch.setattr(arms, "faults", lambda protocol: [Finding("error", "candidate", "is void beforehand")])
+    root = copy(closed)
+    replace(root, "small", HARM)
+    assert "warning: candidate: is void beforehand" in amend(cask, root).stderr
+    assert state_of(root).amendments
+
+
 def test_what_trials_depend_on_cannot_be_amended_any_more(closed, copy, cask):
     root = copy(closed)
     replace(root, "small", {"budgets: [64]": "budgets: [96]", **HARM})

@@ -10,6 +10,7 @@ import time
 import pytest
 from study_files import digits, replace
 
+from cask_eval.decide.rehearsal import rehearse
 from cask_eval.errors import (
     CaskError,
     ConsumedError,
@@ -23,6 +24,7 @@ from cask_eval.errors import (
 from cask_eval.ledger.log import Ledger
 from cask_eval.ledger.state import StudyState
 from cask_eval.records.store import RecordStore
+from cask_eval.workspace import Workspace
 
 
 def state(root):
@@ -110,6 +112,21 @@ def test_status_says_that_the_next_command_will_refuse_an_edited_protocol(regist
     assert "prereg/small.yaml is not what was registered; restore it" in said and "amend" in said
     path.unlink()
     assert "prereg/small.yaml is gone" in cask("-C", root, "status").output
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "other"])
+def test_dev_records_that_are_not_those_committed_to_foretell_nothing_and_stop_nothing(tuned, copy, damage):
+    assert "small/dev.jsonl" not in " ".join(rehearse(Workspace(tuned), "small").warnings)
+    root = copy(tuned)
+    path = root / "reports" / "small" / "dev.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(lines[:-1]) + (b'{"torn' if damage == "torn" else b""))
+    found = rehearse(Workspace(root), "small")
+    (said,) = found.warnings
+    assert found.arms == {} and "small/dev.jsonl or its split is not what the ledger commits to" in said
 
 
 def test_other_kernels_than_registered_stop_the_run(registered, copy, cask, monkeypatch):
