@@ -56,8 +56,8 @@ def _void(protocol: Protocol, policies: dict[str, set[str]]) -> Iterator[Finding
             "warning" if theirs & ours else "error",
             field_of(protocol, candidate.name),
             f"{candidate.preset} treats the prompt as {_words(theirs)}, the baseline ({protocol.baseline.preset}) as "
-            f"{_words(ours)}, and then a comparison is void; give both the same `prompt` under params, or register "
-            "matched_cache.prompt_policies: any if the difference is part of what is compared",
+            f"{_words(ours)}, and where they differ a comparison is void; give both the same `prompt` under params, or "
+            "register matched_cache.prompt_policies: any if the difference is part of what is compared",
         )
 
 

@@ -108,14 +108,14 @@ def _lengths(space: Workspace, path: Path) -> list[int]:
     try:
         study = open_study(space, path)
         return [n for model in study.protocol.models for n in prompt_lengths(study, model)]
-    except CaskError:
-        say(f"note: the study's own prompts cannot be read here, so {PROMPT} tokens are assumed; give --prompt-tokens")
+    except CaskError as error:
+        say(f"note: {PROMPT} tokens a prompt are assumed (--prompt-tokens), as the study's own cannot be read: {error}")
         return [PROMPT]
 
 
 def forecast(p: Protocol, space: Workspace, counts: dict[str, int], gpu: str, assumed: Assumed) -> dict[str, Any]:
     """What `plan` prints, as JSON. Raises CaskError where a model's sizes are unknown or a method cannot be made."""
-    from cask_eval.decide.lint import ASSUMED_DISCORDANCE, POWER, level_per_comparison
+    from cask_eval.decide.lint import POWER, discordance_of, level_per_comparison
     from cask_eval.protocol.keys import dev_runs
     from cask_eval.stats.power import expected_discordant, mde
 
@@ -138,7 +138,7 @@ def forecast(p: Protocol, space: Workspace, counts: dict[str, int], gpu: str, as
                 tokens[phase] += round(times * each) * out
                 rate = arm["tokens_per_second"]
                 seconds[phase] = seconds[phase] + times * each * out / rate if rate else float("inf")
-    discordance = float(p.expected_discordance or ASSUMED_DISCORDANCE)
+    discordance = float(discordance_of(p))
     level = level_per_comparison(p)
     return {
         "study": p.study,
@@ -180,7 +180,7 @@ def forecast(p: Protocol, space: Workspace, counts: dict[str, int], gpu: str, as
             "comparisons": p.family,
             "level": level,
             "discordance": discordance,
-            "discordance_assumed": p.expected_discordance is None,
+            "discordance_assumed": discordance_of(p) != p.expected_discordance,
             "expected_discordant": expected_discordant(n, discordance),
             "wanted": POWER,
             "mde": mde(n, discordance, level, POWER, p.test.alternative),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,8 +96,8 @@ def _local(ray: Any, quiet: dict) -> None:
 def host_and_port(address: str) -> tuple[str, str]:
     """The parts of an address that is not auto. Raises CaskError."""
     host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdigit():
-        raise CaskError(f"--ray {address}: is no HOST:PORT; give that of the head node, such as 10.0.0.1:6379, or auto")
+    if "/" in address or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise CaskError(f"--ray {address!r}: is no HOST:PORT; give that of the head node, such as 10.0.0.1:6379, or auto")
     return host, port
 
 

@@ -55,7 +55,7 @@ def describe_power(protocol: Protocol, n: int) -> str:
             f"improvement in {protocol.test.endpoint} of {least:.2g} standard deviations of the paired differences "
             "with 80 % power"
         )
-    smallest = mde(n, float(_discordance_of(protocol)), level, POWER, protocol.test.alternative)
+    smallest = mde(n, float(discordance_of(protocol)), level, POWER, protocol.test.alternative)
     found = f"detects {points(smallest)} with 80 % power" if smallest else "detects no difference with 80 % power"
     return (
         f"each {_unit(protocol)} (n = {n}, level {level:.4g}, {protocol.test.alternative}) {found} "
@@ -145,7 +145,7 @@ def _levels(protocol: Protocol) -> Iterable[Finding]:
 
 def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
     test, level = protocol.test, level_per_comparison(protocol)
-    expected = expected_discordant(n, float(_discordance_of(protocol)))
+    expected = expected_discordant(n, float(discordance_of(protocol)))
     needed = fewest_discordant(test.procedure, n, level, test.alternative)
     stated = f"the arms should differ on about {expected:.3g} of {n} at {_stated(protocol)}"
     if needed is None:
@@ -164,7 +164,7 @@ def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
             f"{needed} problems that differ to reach {level:.4g}, but {stated}; use more problems",
         )
     elif expected < FEWEST_EXPECTED:
-        remedy = f"use at least {ceil(FEWEST_EXPECTED / float(_discordance_of(protocol)) - 1e-9)} problems"
+        remedy = f"use at least {ceil(FEWEST_EXPECTED / float(discordance_of(protocol)) - 1e-9)} problems"
         if test.procedure == "paired_bootstrap":
             yield Finding(
                 "warning",
@@ -181,7 +181,7 @@ def _discordance(protocol: Protocol, n: int) -> Iterable[Finding]:
 def _effect(protocol: Protocol, n: int) -> Iterable[Finding]:
     if protocol.expected_effect is None:
         return
-    test, effect, q = protocol.test, float(protocol.expected_effect), float(_discordance_of(protocol))
+    test, effect, q = protocol.test, float(protocol.expected_effect), float(discordance_of(protocol))
     if effect <= 0:
         yield Finding(
             "warning",
@@ -244,7 +244,7 @@ def _veto(protocol: Protocol, n: int) -> Iterable[Finding]:
     if test.non_inferiority and any(b.when and b.when.non_inferior_cells for b in protocol.branches):
         return
     harm = abs(float(protocol.expected_effect or 0)) or NOTICEABLE_HARM
-    q = float(_discordance_of(protocol))
+    q = float(discordance_of(protocol))
     smallest = mde(n, q, float(test.veto.alpha), POWER, "greater")
     if smallest is None or smallest > harm:
         seen = exact_power(n, q, -min(harm, q), float(test.veto.alpha), "less")
@@ -264,7 +264,7 @@ def _margin(protocol: Protocol, n: int) -> Iterable[Finding]:
         return
     if not any(b.when and b.when.non_inferior_cells for b in protocol.branches):
         yield Finding("warning", "branches", "no branch looks at non_inferior_cells, so the margin changes nothing")
-    normal, q = NormalDist(), float(_discordance_of(protocol))
+    normal, q = NormalDist(), float(discordance_of(protocol))
     # With no true difference the score test is close to a z-test of the difference, whose variance is q/n.
     least = (normal.inv_cdf(1 - float(rule.alpha)) + normal.inv_cdf(POWER)) * sqrt(q / n)
     if float(rule.margin) < least:
@@ -282,7 +282,8 @@ def _unit(protocol: Protocol) -> str:
     return "cell" if len(protocol.candidates) == 1 else "comparison"
 
 
-def _discordance_of(protocol: Protocol) -> str:
+def discordance_of(protocol: Protocol) -> str:
+    """The registered expectation, or what is assumed in its place."""
     # 0 would make every formula void; a protocol that expects no flips expects nothing to be found.
     given = protocol.expected_discordance
     return given if given is not None and Decimal(given) > 0 else ASSUMED_DISCORDANCE
@@ -291,4 +292,5 @@ def _discordance_of(protocol: Protocol) -> str:
 def _stated(protocol: Protocol) -> str:
     if protocol.expected_discordance is not None and Decimal(protocol.expected_discordance) > 0:
         return f"discordance {protocol.expected_discordance}"
-    return f"discordance {ASSUMED_DISCORDANCE}, assumed as expected_discordance is not given"
+    given = "is 0" if protocol.expected_discordance is not None else "is not given"
+    return f"discordance {ASSUMED_DISCORDANCE}, assumed as expected_discordance {given}"

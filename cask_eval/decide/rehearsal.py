@@ -70,7 +70,7 @@ def rehearsal(protocol: Protocol, select: Select, records: Iterable[Record], dev
         for candidate in select.survivors:
             warnings += _void(protocol, select, cell, candidate, row["baseline"], row[candidate])
         if not protocol.fidelity:
-            warnings += _says_nothing(cell, row, arms[cell.name])
+            warnings += _says_nothing(cell, row, arms[cell.name])  # of outputs that were cut off more is said below
     return Rehearsal(arms, warnings if protocol.fidelity else [*warnings, *_cut_off(protocol, arms)])
 
 
@@ -126,6 +126,8 @@ def _cut_off(protocol: Protocol, arms: dict[str, dict[str, ArmResult]]) -> Itera
 
 def _says_nothing(cell: Cell, row: dict[str, ArmTrials], results: dict[str, ArmResult]) -> Iterator[str]:
     rights = [arm.right for arm in row.values()]
+    if any(r.truncated > MANY_CUT * r.trials for r in results.values()):
+        return
     if all(right == rights[0] for right in rights[1:]) and len(rights) > 1:
         correct, trials = results["baseline"].correct, results["baseline"].trials
         which = {0: "none", trials: "all"}.get(correct, f"the same {correct}")

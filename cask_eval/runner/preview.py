@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+from cask_eval.canonical import digest
 from cask_eval.decide.lint import Finding
-from cask_eval.engine import kernels
+from cask_eval.engine import kernels, registry
 from cask_eval.engine.model import check_config
 from cask_eval.errors import CaskError, SplitError
+from cask_eval.ledger.log import Ledger
+from cask_eval.ledger.state import StudyState
 from cask_eval.protocol.load import load
-from cask_eval.protocol.model import Model
+from cask_eval.protocol.model import Model, Protocol
 from cask_eval.runner import models
 from cask_eval.runner.study import Prompted, Study, check_methods, frozen_splits, open_study
+from cask_eval.schedule import Book, Schedule
+from cask_eval.tasks import registry as tasks
 from cask_eval.workspace import Workspace
 
 
@@ -21,8 +27,15 @@ def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
     """Errors of splits, models, calibrations and budgets, as far as they show on this machine; a warning for what could
     only be seen elsewhere: problems whose data is not here, models that would have to be fetched. Whether anything may
     be fetched is the caller's to say (HF_HUB_OFFLINE)."""
+    protocol = load(path).protocol
     try:
-        frozen_splits(workspace, load(path).protocol)
+        tasks.load(protocol.task.name)
+    except CaskError as error:
+        yield Finding("error", "task.name", str(error))
+        return
+    yield from _taken(workspace, protocol)
+    try:
+        frozen_splits(workspace, protocol)
     except CaskError as error:
         yield Finding("error", "task", str(error).removeprefix("task."))
         return
@@ -47,7 +60,48 @@ def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
     try:
         check_methods(study.protocol, known)
     except CaskError as error:
-        yield Finding("error", "budgets", str(error))
+        field = re.search(r"models\[[^]]*\]\.calibration", str(error))
+        yield Finding("error", field[0] if field else "budgets", str(error))
+        return
+    yield from _idle(study.protocol, known)
+
+
+def _taken(workspace: Workspace, protocol: Protocol) -> Iterator[Finding]:
+    state = StudyState.of(Ledger(workspace.ledger).events(), protocol.study)
+    if state.register is None:
+        return
+    if state.register[1].protocol_digest == digest(protocol.document()):
+        yield Finding("warning", "study", f"{protocol.study!r} is registered already, as it stands here")
+        return
+    hint = "give it another name, or put it in the place of the old one with `cask-eval amend`"
+    yield Finding("warning", "study", f"{protocol.study!r} is registered already, with another protocol; {hint}")
+
+
+def _idle(protocol: Protocol, known: list[Prompted]) -> Iterator[Finding]:
+    """Cells in which not even the longest prompt with the longest output would be compressed by the baseline."""
+    if Fraction(protocol.matched_cache.min_active) == 0:
+        return
+    arm, most = protocol.baseline, protocol.generation.max_new_tokens
+    method = registry.load(arm.preset).make(arm.preset, dict(arm.params))
+    if method.packing():
+        return
+    for model in known:
+        for budget in protocol.budgets:
+            parts = method.schedule(budget).split()
+            if not any(_compresses(part, model.longest, most) for part in parts):
+                yield Finding(
+                    "warning",
+                    "budgets",
+                    f"at {budget} the baseline ({arm.preset}) never compresses anything of {model.name}: prompts of up "
+                    f"to {model.longest} and outputs of up to {most} tokens (generation.max_new_tokens) end before its "
+                    "first event; a cell of which less than matched_cache.min_active is compressed is void; lower the "
+                    "budget or delta, raise max_new_tokens, or take a baseline that compresses",
+                )
+
+
+def _compresses(schedule: Schedule, prompt_tokens: int, most: int) -> bool:
+    wait = Book(schedule, prompt_tokens).wait()
+    return schedule.compresses_prompt(prompt_tokens) or (wait is not None and wait < most)
 
 
 def _missing(model: Model, workspace: Workspace, error: CaskError) -> Finding:

@@ -97,8 +97,10 @@ USAGE = [
     ("init file", "file/prereg: Not a directory"),
     # protocols
     ("lint", "Missing argument 'PROTOCOL'"),
-    ("-C ws tune --ray foo", "--ray foo: is no HOST:PORT; give that of the head node"),
-    ("-C ws tune --ray ray://host:1", "--ray ray://host:1: is no HOST:PORT"),
+    ("-C ws tune --ray foo", "--ray 'foo': is no HOST:PORT; give that of the head node"),
+    ("-C ws tune --ray h:²", "--ray 'h:²': is no HOST:PORT"),
+    ("-C ws tune --ray h:99999", "--ray 'h:99999': is no HOST:PORT"),
+    ("-C ws tune --ray ray://host:1", "--ray 'ray://host:1': is no HOST:PORT"),
     ("lint nope.yaml", "nope.yaml: cannot be read (No such file or directory)"),
     ("lint ws", "'ws' is a directory"),
     ("lint file", "file:1: document: must hold named fields"),
@@ -163,9 +165,10 @@ PROTOCOLS = {
     "budget": (template().replace("budgets: [64", "budgets: [20"), "nothing generated could be kept"),
     "calibration": (template().replace("calibration: bundled", "calibration: x.st"), "].calibration: "),
     "context": (template().replace("max_new_tokens: 300", "max_new_tokens: 9000"), "exceed the 2048 positions"),
+    "task": (template().replace("name: chain,", "name: chian,"), "task.name: no task is called 'chian'"),
     "roles": (template().replace("chain-heldout.json", "chain-dev.json"), "is the dev split of task 'chain'"),
     "policies":
-        (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and then a comparison is void"),
+        (template().replace("head, prompt: pinned", "head, prompt: compete", 1), "and where they differ a comparison is void"),
     "tuned value": (template().replace("lambda: [", 'lambda: ["x", '), "parameter lambda is 'x'"),
     "no otherwise": (template().replace("- {name: C, otherwise: true,", "# {"), "no branch says `otherwise: true`"),
 }
@@ -436,3 +439,30 @@ def test_kernels_that_do_not_exist(run, here, monkeypatch):
     monkeypatch.setenv("CASK_EVAL_KERNELS", "flash")
     code, out, _ = run("lint", PROTOCOL)
     assert code == 2 and "error: " in out and "there is no kernel 'flash'" in out
+
+
+@pytest.mark.parametrize(
+    "old, new", [("max_new_tokens: 300", "max_new_tokens: 20"), ("budgets: [64, 96]", "budgets: [400, 500]"),
+                 ("params: {delta: 16, mode", "params: {delta: 400, mode")]
+)  # fmt: skip
+def test_a_study_in_which_nothing_can_be_compressed(old, new, run, here):
+    (here / PROTOCOL).write_text(template().replace(old, new))
+    said = run("lint", PROTOCOL)[1]
+    assert "the baseline (triattention) never compresses anything of chain-s: prompts of up to 35" in said
+    (here / PROTOCOL).write_text(template())
+    assert "never compresses" not in run("lint", PROTOCOL)[1]
+
+
+def test_a_full_cache_as_the_baseline(run, here):
+    params = "preset: triattention\n  params: {delta: 16, mode: per_layer_head, prompt: pinned}"
+    text = template().replace(params, "preset: fullkv")
+    text = text.replace('tolerance: "0.03"', 'tolerance: "0.03", prompt_policies: any')
+    (here / PROTOCOL).write_text(text)
+    assert "the baseline (fullkv) never compresses anything" in run("lint", PROTOCOL)[1]
+
+
+def test_an_expected_discordance_of_nothing(run, here):
+    (here / PROTOCOL).write_text(template() + 'expected_discordance: "0"\n')
+    assert "discordance 0.2, assumed as expected_discordance is 0" in run("lint", PROTOCOL)[1]
+    code, out, _ = run("plan", PROTOCOL)
+    assert code == 0 and "at discordance 0.2 (assumed)" in out

@@ -129,6 +129,15 @@ def test_dev_records_that_are_not_those_committed_to_foretell_nothing_and_stop_n
     assert found.arms == {} and "small/dev.jsonl or its split is not what the ledger commits to" in said
 
 
+def test_lint_says_that_a_name_is_taken(registered, fresh, copy, cask):
+    assert "registered already" not in cask("lint", fresh / "prereg" / "small.yaml").output
+    assert "registered already, as it stands here" in cask("lint", registered / "prereg" / "small.yaml").output
+    root = copy(registered)
+    replace(root, "small", {"budgets: [64]": "budgets: [72]"})
+    said = cask("lint", root / "prereg" / "small.yaml").output
+    assert "'small' is registered already, with another protocol; give it another name" in said
+
+
 def test_other_kernels_than_registered_stop_the_run(registered, copy, cask, monkeypatch):
     from cask_eval.engine import kernels
     from cask_eval.errors import KernelError
