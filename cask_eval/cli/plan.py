@@ -106,7 +106,7 @@ def _lengths(space: Workspace, path: Path) -> list[int]:
     from cask_eval.runner.study import open_study
 
     try:
-        study = open_study(space, path)
+        study = open_study(space, path, offline=True)
         return [n for model in study.protocol.models for n in prompt_lengths(study, model)]
     except CaskError as error:
         say(f"note: {PROMPT} tokens a prompt are assumed (--prompt-tokens), as the study's own cannot be read: {error}")

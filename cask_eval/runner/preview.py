@@ -25,8 +25,8 @@ from cask_eval.workspace import Workspace
 
 def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
     """Errors of splits, models, calibrations and budgets, as far as they show on this machine; a warning for what could
-    only be seen elsewhere: problems whose data is not here, models that would have to be fetched. Whether anything may
-    be fetched is the caller's to say (HF_HUB_OFFLINE)."""
+    only be seen elsewhere: problems whose data is not here, models that would have to be fetched. Problems are not
+    fetched; that models are not is the caller's to say, before the hub's client is imported (HF_HUB_OFFLINE)."""
     protocol = load(path).protocol
     try:
         tasks.load(protocol.task.name)
@@ -40,7 +40,7 @@ def preview(workspace: Workspace, path: Path) -> Iterator[Finding]:
         yield Finding("error", "task", str(error).removeprefix("task."))
         return
     try:
-        study = open_study(workspace, path)
+        study = open_study(workspace, path, offline=True)
     except SplitError as error:
         yield Finding("warning", "task", f"on this machine `register` would refuse it: {error}")
         return

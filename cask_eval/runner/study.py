@@ -65,15 +65,16 @@ class Study:
         return self.dev if phase == "dev" else self.heldout
 
 
-def open_study(workspace: Workspace, path: Path) -> Study:
-    """Read a protocol and its manifests, load the problems, check everything that can be checked without a model.
-    Raises ProtocolError, SplitError."""
+def open_study(workspace: Workspace, path: Path, *, offline: bool = False) -> Study:
+    """Read a protocol and its manifests, load the problems (`offline`: without fetching any), check everything that can
+    be checked without a model. Raises ProtocolError, SplitError."""
     loaded = load(path)
     protocol = loaded.protocol
     task = tasks.load(protocol.task.name)
     frozen = frozen_splits(workspace, protocol)
     dev, heldout = (
-        Split(path, manifest, problems_of(workspace, task, manifest, path)) for path, manifest in frozen.values()
+        Split(path, manifest, problems_of(workspace, task, manifest, path, offline=offline))
+        for path, manifest in frozen.values()
     )
     return Study(workspace, loaded, task, dev, heldout, Asking.read(workspace, protocol.prompt))
 
@@ -103,9 +104,11 @@ def _manifest(workspace: Workspace, protocol: Protocol, role: str) -> Manifest:
     return manifest
 
 
-def problems_of(workspace: Workspace, task: Any, manifest: Manifest, name: str) -> list[Problem]:
+def problems_of(
+    workspace: Workspace, task: Any, manifest: Manifest, name: str, *, offline: bool = False
+) -> list[Problem]:
     """The problems of a manifest, as they were frozen. Raises SplitError naming those that are not."""
-    with data.inside(workspace.root):
+    with data.inside(workspace.root, offline=offline):
         try:
             problems = task.problems(manifest.source)
         except (ValueError, OSError) as error:
