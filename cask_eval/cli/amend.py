@@ -21,7 +21,8 @@ def command(protocol: Path, reason: str, device: str, as_json: bool) -> None:
     """Put PROTOCOL, edited, in the place of the registered one of the same study, for everybody to see.
 
     Before the held-out split is consumed everything is locked anew and the dev split has to be run again. Afterwards
-    only hypothesis, expectations, matched_cache, exclude, test and branches may change, and the study is exploratory for good.
+    only hypothesis, expectations, matched_cache, exclude, test and branches may change, and the study is exploratory
+    for good.
     """
     quiet()
     from cask_eval.decide.derive import derive

@@ -339,7 +339,8 @@ def _show(about: dict[str, Any]) -> None:
     )
     echo(
         f"assumed   prompts of {a['prompt_tokens']:,} (at most {a['longest_prompt']:,}) and outputs of "
-        f"{a['output_tokens']:,} tokens; at most {a['slots']} sequences at once; {a['reserve_bytes'] / GIB:g} GiB for everything else; {how}. Prefill, "
+        f"{a['output_tokens']:,} tokens; at most {a['slots']} sequences at once; "
+        f"{a['reserve_bytes'] / GIB:g} GiB for everything else; {how}. Prefill, "
         "compression and the last trials, which run alone, come on top"
     )
     smallest = "no difference" if power["mde"] is None else points(power["mde"])

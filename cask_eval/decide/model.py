@@ -170,3 +170,8 @@ class AnalysisDocument(Strict):
     decision: str
     notes: list[str]
     endpoint: str = Field(default="accuracy", exclude_if=lambda value: value == "accuracy")
+
+    @property
+    def all_void(self) -> bool:
+        """Whether every comparison is void, so that the branch was taken without anything having been decided."""
+        return bool(self.cells) and self.void_cells == len(self.cells)

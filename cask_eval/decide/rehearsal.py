@@ -113,9 +113,13 @@ def _void(
         )
 
 
+def _mostly_cut(result: ArmResult) -> bool:
+    return result.truncated > MANY_CUT * result.trials
+
+
 def _cut_off(protocol: Protocol, arms: dict[str, dict[str, ArmResult]]) -> Iterator[str]:
     results = [(cell, arm, result) for cell, row in arms.items() for arm, result in row.items()]
-    cut = [f"{c} {a} {r.truncated} of {r.trials}" for c, a, r in results if r.truncated > MANY_CUT * r.trials]
+    cut = [f"{c} {a} {r.truncated} of {r.trials}" for c, a, r in results if _mostly_cut(r)]
     if cut:
         yield (
             f"most dev trials met the length cap (generation.max_new_tokens {protocol.generation.max_new_tokens}); a "
@@ -125,9 +129,9 @@ def _cut_off(protocol: Protocol, arms: dict[str, dict[str, ArmResult]]) -> Itera
 
 
 def _says_nothing(cell: Cell, row: dict[str, ArmTrials], results: dict[str, ArmResult]) -> Iterator[str]:
-    rights = [arm.right for arm in row.values()]
-    if any(r.truncated > MANY_CUT * r.trials for r in results.values()):
+    if any(map(_mostly_cut, results.values())):
         return
+    rights = [arm.right for arm in row.values()]
     if all(right == rights[0] for right in rights[1:]) and len(rights) > 1:
         correct, trials = results["baseline"].correct, results["baseline"].trials
         which = {0: "none", trials: "all"}.get(correct, f"the same {correct}")

@@ -397,7 +397,7 @@ def _counts(a: AnalysisDocument, protocol: Protocol) -> str:
         + (f", {a.non_inferior_cells} non-inferior" if a.non_inferior_cells is not None else "")
         + (f", {absent} without a survivor" if absent and a.screening else "")
         + f" of {a.family} registered {_unit(protocol)}{'' if a.family == 1 else 's'}"
-        + (": nothing was decided" if a.cells and a.void_cells == len(a.cells) else "")
+        + (": nothing was decided" if a.all_void else "")
     )
 
 

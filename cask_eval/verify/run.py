@@ -37,8 +37,7 @@ class Outcome:
 
     @classmethod
     def of(cls, document: AnalysisDocument) -> Outcome:
-        void = bool(document.cells) and document.void_cells == len(document.cells)
-        return cls(document.label, document.branch, document.decision, void)
+        return cls(document.label, document.branch, document.decision, document.all_void)
 
     def __str__(self) -> str:
         void = " (every comparison is void: nothing was decided)" if self.void else ""
